@@ -119,6 +119,9 @@ class HiFTConfig(_Config):
     audio_limit: float = 0.99
     sample_rate_hz: int = 24000
     hop: int = 480
+    head: str = "absolute"
+    """absolute: the network states magnitude and phase of every bin, as the official one; filter: it states what to do to
+    the excitation's spectrum, which a small network learns far sooner and which allows long windows."""
     source: str = "staircase"
     """staircase: the phase stands still within a frame, as the released weights were trained with; sine: a real oscillator."""
 
@@ -182,8 +185,8 @@ NANO = ModelConfig(
         conv_pos_groups=16, dropout=0.0, num_steps=6, temperature=0.5,
     ),
     hift=HiFTConfig(
-        base_channels=128, f0_channels=96, resblock_kernel_sizes=(3, 7), source_resblock_kernel_sizes=(7, 7, 11),
-        source="sine",
+        base_channels=256, f0_channels=96, upsample_rates=(4,), upsample_kernel_sizes=(8,), istft_n_fft=480, istft_hop=120,
+        resblock_kernel_sizes=(3, 7), source_resblock_kernel_sizes=(7,), num_harmonics=47, head="filter", source="sine",
     ),
     speech_tokenizer=SpeechTokenizerConfig(hidden_size=192, num_heads=3, num_layers=4, fsq_dim=6),
     speaker_encoder=SpeakerEncoderConfig(growth_rate=8, init_channels=32, blocks=(4, 6, 4)),

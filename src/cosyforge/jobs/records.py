@@ -1,0 +1,103 @@
+"""What a fine-tuning job is, and the moves its status may make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class JobStatus(StrEnum):
+    """
+    PENDING --> QUEUING --> RUNNING --> SUCCEEDED
+       |           |           |------> FAILED
+       |           |           '-> CANCELING --> CANCELED
+       '-----------'-------------- cancel ----------^
+    """
+
+    PENDING = "PENDING"
+    QUEUING = "QUEUING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELING = "CANCELING"
+    CANCELED = "CANCELED"
+
+
+FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED})
+WITH_WORKER = frozenset({JobStatus.RUNNING, JobStatus.CANCELING})
+
+ALLOWED_FROM: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUING: frozenset({JobStatus.PENDING}),
+    JobStatus.RUNNING: frozenset({JobStatus.PENDING, JobStatus.QUEUING}),
+    JobStatus.SUCCEEDED: frozenset({JobStatus.RUNNING}),
+    JobStatus.FAILED: frozenset({JobStatus.RUNNING}),
+    JobStatus.CANCELING: frozenset({JobStatus.RUNNING}),
+    JobStatus.CANCELED: frozenset({JobStatus.PENDING, JobStatus.QUEUING, JobStatus.CANCELING}),
+}
+"""Status -> the ones it may follow. A job starts as PENDING."""
+
+MAX_CHECKPOINTS = 10
+
+
+class CheckpointStatus(StrEnum):
+    """SUCCEEDED: exported, so it is a deployable model. PENDING: kept, not exported."""
+
+    PENDING = "PENDING"
+    SUCCEEDED = "SUCCEEDED"
+
+
+@dataclass(frozen=True)
+class FineTuneJob:
+    """One row of `fine_tune_jobs`; the table says what the fields mean."""
+
+    number: int
+    job_id: str
+    workspace_id: str
+    creator: str
+    job_name: str
+    model_name: str
+    model: str
+    training_type: str
+    training_datasets: list[dict[str, Any]]
+    validation_datasets: list[dict[str, Any]]
+    hyper_parameters: dict[str, int]
+    finetuned_output: str
+    package: str
+    status: JobStatus
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    usage: int | None
+    code: str | None
+    message: str | None
+    output_cnt: int
+    stage: str | None
+    progress: float | None
+    events_offset: int
+    worker_pid: int | None
+    lease_owner: str | None
+    lease_until: datetime | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "status", JobStatus(self.status))
+
+
+@dataclass(frozen=True)
+class JobCheckpoint:
+    """One row of `checkpoints`."""
+
+    job_id: str
+    checkpoint: str
+    rank: int
+    lm_epoch: int
+    fm_epoch: int
+    directory: str | None
+    status: CheckpointStatus
+    model_name: str | None
+    display_name: str | None
+    created_at: datetime
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "status", CheckpointStatus(self.status))

@@ -1,0 +1,57 @@
+"""Where training runs. The scheduler starts, watches and stops a run and need not know in which process or machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cosyforge.jobs.records import FineTuneJob
+
+
+@dataclass(frozen=True)
+class RunState:
+    """return_code: as subprocess has it, negative is a signal; None when nobody saw the end.
+    problem: why it never ran.
+    """
+
+    is_running: bool
+    return_code: int | None = None
+    last_lines: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class JobRun(Protocol):
+    """One run."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def poll(self) -> RunState: ...
+
+    def ask_to_stop(self) -> None: ...
+
+    def end(self, grace_s: float) -> None: ...
+
+
+class JobRunner(Protocol):
+    """Starts runs; their events appear as JSON lines in `events_path`."""
+
+    def start(self, job: FineTuneJob) -> JobRun: ...
+
+    def events_path(self, job_id: str) -> Path: ...
+
+    def clean_up(self, job_id: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """What every run needs beside its job. trainer: module:function."""
+
+    trainer: str
+    base_directory: Path
+    jobs_directory: Path
+    models_directory: Path
+    seed: int
+    environment: Mapping[str, str]

@@ -1,0 +1,225 @@
+"""Where big bytes live (uploads, dataset copies, spoken results) and the signed links that hand them out.
+
+Keys are relative paths such as `results/20260527/ID.wav`. Nobody outside this module joins them to a directory.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+from cosyforge.errors import NotFound, PlatformError
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+
+class AccessDenied(PlatformError):  # noqa: N818 - named like its siblings in errors.py
+    """Access denied."""
+
+
+class ArtifactWriter(Protocol):
+    """An artifact that does not exist yet. Leaving its `with` block without `commit` leaves nothing behind."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def md5(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def path(self) -> Path: ...
+
+    def write(self, piece: bytes) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def commit(self, key: str) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+class ArtifactStore(Protocol):
+    """Keeps artifacts by key."""
+
+    def create(self) -> ArtifactWriter: ...
+
+    def local_path(self, key: str) -> Path: ...
+
+    def copy(self, key: str, new_key: str) -> None: ...
+
+    def delete(self, key: str) -> None: ...
+
+    def delete_older_than(self, prefix: str, unix_s: float) -> int: ...
+
+
+class LocalArtifacts:
+    """Artifacts as files below one directory; a commit is one rename on the same file system."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._staging = root / ".staging"
+        # a server that was killed may have left half an upload
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging.mkdir(parents=True)
+
+    def create(self) -> LocalArtifactWriter:
+        return LocalArtifactWriter(self._staging / secrets.token_hex(16), self._path)
+
+    def local_path(self, key: str) -> Path:
+        """The file of an artifact.
+
+        Raises: NotFound
+        """
+        path = self._path(key)
+        if not path.is_file():
+            raise NotFound(f"There is no artifact {key}.")
+        return path
+
+    def copy(self, key: str, new_key: str) -> None:
+        """Give the same bytes a second name with a life of its own (a hard link: no bytes move).
+
+        Raises: NotFound
+        """
+        target = self._path(new_key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(self.local_path(key), target)
+
+    def delete(self, key: str) -> None:
+        """Forget an artifact; deleting what is gone already is fine."""
+        self._path(key).unlink(missing_ok=True)
+
+    def delete_older_than(self, prefix: str, unix_s: float) -> int:
+        """Forget the artifacts below a prefix that were written before a moment; returns how many."""
+        old = [path for path in self._path(prefix).rglob("*") if path.is_file() and path.stat().st_mtime < unix_s]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return len(old)
+
+    def _path(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise NotFound(f"There is no artifact {key!r}.")
+        return self._root / key
+
+
+class LocalArtifactWriter:
+    """Counts and hashes while it writes."""
+
+    def __init__(self, path: Path, resolve: Resolve) -> None:
+        self._path = path
+        self._resolve = resolve
+        self._file = open(path, "xb")  # noqa: SIM115 - closed by commit or discard
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def md5(self) -> str:
+        return self._md5.hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    @property
+    def path(self) -> Path:
+        """Where the bytes are until `commit`."""
+        return self._path
+
+    def write(self, piece: bytes) -> None:
+        self._file.write(piece)
+        self._md5.update(piece)
+        self._sha256.update(piece)
+        self._size += len(piece)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def commit(self, key: str) -> None:
+        """Make the artifact visible under its key, whole or not at all."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        target = self._resolve(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self._path, target)
+
+    def discard(self) -> None:
+        """Leave nothing behind; harmless after `commit`."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+class Resolve(Protocol):
+    def __call__(self, key: str) -> Path: ...
+
+
+@contextmanager
+def new_artifact(store: ArtifactStore) -> Iterator[ArtifactWriter]:
+    """An artifact being written; dropped unless committed inside the block."""
+    writer = store.create()
+    try:
+        yield writer
+    finally:
+        writer.discard()
+
+
+@dataclass(frozen=True)
+class SignedLinks:
+    """Links that open one artifact to whoever holds them, until they expire.
+
+    The signature covers key and expiry, so neither can be changed.
+    """
+
+    secret: bytes
+
+    def sign(self, key: str, expires_at: int) -> str:
+        """Path and query of a link.
+
+        Units: expires_at in Unix seconds
+        """
+        return f"/artifacts/{quote(key)}?Expires={expires_at}&Signature={self._signature(key, expires_at)}"
+
+    def check(self, key: str, expires_at: int, signature: str, now_s: float) -> None:
+        """Raises: AccessDenied when the link was changed or has expired"""
+        if not hmac.compare_digest(self._signature(key, expires_at).encode(), signature.encode()):
+            raise AccessDenied("The signature of this link is not valid.")
+        if now_s >= expires_at:
+            raise AccessDenied("This link has expired.")
+
+    def _signature(self, key: str, expires_at: int) -> str:
+        digest = hmac.new(self.secret, f"{expires_at}\n{key}".encode(), hashlib.sha256).digest()
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def load_secret(path: Path) -> bytes:
+    """The signing secret of this installation, made at first use and readable by its owner alone."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+        try:
+            os.link(draft, path)  # two servers starting together: the first one's secret wins
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_bytes()

@@ -1,0 +1,111 @@
+"""The flow's fine-tuning: clips as speech tokens with their mel, the loss on a batch of them, and its validation.
+
+Every clip carries the mean speaker embedding of all clips, the one that is used when the tuned voice speaks.
+
+Shapes: B batch, S speech tokens, M mel bins, F mel frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from cosyforge.cosyvoice.flow import Flow, FlowBatch
+from cosyforge.dataset.batches import plan_batches
+from cosyforge.training.loop import Metrics, Objective, derived_seed
+from cosyforge.training.lora import Trainables
+
+STREAMING_PROBABILITY = 0.5
+"""How often a batch trains with the streaming block mask; one network serves both."""
+
+_VALIDATION_DRAWS = 4
+"""Times and noises drawn per validation batch: the velocity's error differs much more between times than epochs."""
+
+
+@dataclass(frozen=True)
+class FlowSample:
+    """One clip.
+
+    Shapes: speech_token (S,) int64, mel (M, 2S)
+    """
+
+    speech_token: Tensor
+    mel: Tensor
+
+
+@dataclass(frozen=True)
+class FlowTask:
+    """Everything about the flow's training that stays the same from step to step.
+
+    prior_weight: weight of the L1 between mu and mel; of use only for a base model that was trained with it
+    Shapes: speaker_embedding (192,)
+    """
+
+    flow: Flow
+    speaker_embedding: Tensor
+    batch_frames: int
+    seed: int
+    prior_weight: float = 0.0
+
+    def objective(self, samples: Sequence[FlowSample], trainables: Trainables) -> Objective[list[FlowSample]]:
+        """What the loop descends for these samples."""
+        return Objective(
+            name="flow",
+            parameters=trainables.parameters,
+            batches=lambda epoch: self.batches(samples, epoch),
+            loss=self.loss,
+        )
+
+    def batches(self, samples: Sequence[FlowSample], epoch: int) -> list[list[FlowSample]]:
+        """Every sample once, in batches of at most `batch_frames` mel frames, padding included."""
+        lengths = [sample.mel.shape[1] for sample in samples]
+        plan = plan_batches(lengths, self.batch_frames, seed=self.seed, epoch=epoch)
+        return [[samples[index] for index in batch] for batch in plan]
+
+    def loss(self, samples: Sequence[FlowSample], generator: torch.Generator) -> tuple[Tensor, Metrics]:
+        """Squared error of the velocity; the mask is drawn once per batch."""
+        self.flow.train()
+        streaming = float(torch.rand((), generator=generator)) < STREAMING_PROBABILITY
+        result = self.flow.loss(
+            self._batch(samples), streaming=streaming, generator=generator, prior_weight=self.prior_weight
+        )
+        return result.loss, {"mse": float(result.mse)}
+
+    @torch.no_grad()
+    def validation(self, samples: Sequence[FlowSample]) -> Metrics:
+        """Mean squared error on clips that are not trained on, under both masks, with the same draws at every call."""
+        self.flow.eval()
+        total, count = 0.0, 0
+        for index, samples_of_batch in enumerate(self.batches(samples, epoch=0)):
+            weight = sum(sample.mel.shape[1] for sample in samples_of_batch)
+            batch = self._batch(samples_of_batch)
+            for draw in range(_VALIDATION_DRAWS):
+                for streaming in (False, True):
+                    generator = torch.Generator().manual_seed(derived_seed("flow validation", index, draw))
+                    result = self.flow.loss(batch, streaming=streaming, generator=generator)
+                    total += float(result.mse) * weight
+                    count += weight
+        return {"loss": total / count}
+
+    def _batch(self, samples: Sequence[FlowSample]) -> FlowBatch:
+        device = self.flow.estimator.proj_out.weight.device
+        mel = pad_sequence([sample.mel.T for sample in samples], batch_first=True).transpose(1, 2)
+        return FlowBatch(
+            token=pad_sequence([sample.speech_token for sample in samples], batch_first=True).to(device),
+            token_len=torch.tensor([len(sample.speech_token) for sample in samples], device=device),
+            mel=mel.to(device),
+            mel_len=torch.tensor([sample.mel.shape[1] for sample in samples], device=device),
+            speaker_embedding=self.speaker_embedding.to(device).expand(len(samples), -1),
+        )
+
+
+def mean_speaker_embedding(embeddings: Sequence[Tensor]) -> Tensor:
+    """Direction of a voice over all its clips: the mean of unit vectors, so that no clip weighs more than another.
+
+    Shapes: each (192,) -> (192,)
+    """
+    return torch.stack([torch.nn.functional.normalize(embedding, dim=0) for embedding in embeddings]).mean(dim=0)

@@ -1,0 +1,494 @@
+"""The flow by itself, with small random networks: streaming equals offline, batch equals single, bad input is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from cosyforge.cosyvoice.config import OFFICIAL, FlowConfig
+from cosyforge.cosyvoice.dit import DiT, attend, attention_mask
+from cosyforge.cosyvoice.flow import MAX_FRAMES, Flow, FlowBatch, FlowStream, euler_schedule, fixed_noise
+from cosyforge.errors import InvalidParameter
+
+CONFIG = FlowConfig(
+    speech_token_size=40,
+    mel_bins=12,
+    speaker_dim=16,
+    pre_lookahead_channels=20,
+    dim=24,
+    depth=2,
+    num_heads=3,
+    head_dim=8,
+    conv_pos_kernel=7,
+    conv_pos_groups=4,
+    dropout=0.0,
+    chunk_frames=10,
+    num_steps=4,
+)
+BLOCK_TOKENS = CONFIG.chunk_frames // CONFIG.frames_per_token
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _random_flow(config: FlowConfig = CONFIG) -> Flow:
+    """All weights random: those of the time start as zero and would hide most of the network."""
+    generator = torch.Generator().manual_seed(5)
+    flow = Flow(config).eval()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+    return flow
+
+
+@pytest.fixture(scope="module")
+def flow() -> Flow:
+    return _random_flow()
+
+
+def _tokens(count: int, seed: int = 1) -> Tensor:
+    return torch.randint(CONFIG.speech_token_size, (1, count), generator=torch.Generator().manual_seed(seed))
+
+
+def _mel(num_frames: int, seed: int = 2) -> Tensor:
+    return torch.randn(1, CONFIG.mel_bins, num_frames, generator=torch.Generator().manual_seed(seed))
+
+
+SPEAKER = torch.randn(1, CONFIG.speaker_dim, generator=torch.Generator().manual_seed(3))
+
+
+def _prompt(num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    return _tokens(num_tokens, seed=7), _mel(num_tokens * CONFIG.frames_per_token), SPEAKER
+
+
+def _in_pieces(stream: FlowStream, token: Tensor, sizes: list[int]) -> Tensor:
+    pieces = list(torch.split(token[0], [*sizes, token.shape[1] - sum(sizes)]))
+    return torch.cat([stream.push(piece, final=index == len(sizes)) for index, piece in enumerate(pieces)], dim=2)
+
+
+def _random_sizes(total: int, seed: int) -> list[int]:
+    draw = random.Random(seed)
+    cuts = sorted(draw.randint(0, total) for _ in range(draw.randint(0, 12)))
+    return [end - start for start, end in zip([0, *cuts], cuts, strict=False)]
+
+
+def test_the_official_config_has_the_released_networks_size() -> None:
+    with torch.device("meta"):
+        flow = Flow(OFFICIAL.flow)
+    assert len(flow.state_dict()) == 330
+    assert sum(tensor.numel() for tensor in flow.state_dict().values()) / 1e6 == pytest.approx(332.26, abs=0.01)
+    assert flow.estimator.rotary_embed.inv_freq.shape == (32,)
+
+
+def test_a_new_network_starts_with_blocks_that_change_nothing() -> None:
+    estimator = Flow(CONFIG).eval().estimator
+    mel, speaker = _mel(8), torch.zeros(1, CONFIG.mel_bins)
+    hidden = estimator.input_embed(mel, mel, mel, speaker)
+    expected = estimator.proj_out(torch.nn.functional.layer_norm(hidden, (CONFIG.dim,), eps=1e-6)).mT
+    torch.testing.assert_close(estimator(mel, mel, torch.ones(1), speaker, mel), expected)
+
+
+# streaming
+
+
+@pytest.mark.parametrize("num_prompt", [0, 1, 3, 5, 7, 10, 13, 52])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stream_of_any_piece_sizes_gives_the_offline_mel(flow: Flow, num_prompt: int, seed: int) -> None:
+    token, prompt = _tokens(61, seed), _prompt(num_prompt)
+    whole = flow.sample(token, *prompt, streaming=True)
+    streamed = _in_pieces(FlowStream(flow, *prompt), token, _random_sizes(61, seed))
+    torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_frames", [2, 6, 100])
+def test_a_stream_with_small_or_large_blocks_gives_the_offline_mel(chunk_frames: int) -> None:
+    flow = _random_flow(dataclasses.replace(CONFIG, chunk_frames=chunk_frames))
+    token, prompt = _tokens(33), _prompt(6)
+    whole = flow.sample(token, *prompt, streaming=True)
+    streamed = _in_pieces(FlowStream(flow, *prompt), token, [1] * 32)
+    torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5)
+
+
+def test_a_stream_without_guidance_and_with_own_steps_gives_the_offline_mel(flow: Flow) -> None:
+    token, prompt = _tokens(30), _prompt(6)
+    whole = flow.sample(token, *prompt, streaming=True, guidance=0.0, num_steps=7, temperature=0.3)
+    stream = FlowStream(flow, *prompt, guidance=0.0, num_steps=7, temperature=0.3)
+    torch.testing.assert_close(_in_pieces(stream, token, [11, 9]), whole, rtol=0, atol=1e-5)
+
+
+def test_the_block_mask_changes_the_mel(flow: Flow) -> None:
+    """Otherwise the comparisons above would prove little."""
+    token, prompt = _tokens(30), _prompt(6)
+    gap = flow.sample(token, *prompt, streaming=True) - flow.sample(token, *prompt)
+    assert float(gap.abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("num_prompt", [0, 2, 5, 13])
+def test_a_block_comes_out_when_exactly_the_tokens_it_waits_for_are_pushed(flow: Flow, num_prompt: int) -> None:
+    stream = FlowStream(flow, *_prompt(num_prompt))
+    token = _tokens(200)[0]
+    num_pushed = num_frames = 0
+    for _ in range(4):
+        missing = stream.tokens_until_next_block
+        assert missing > 0
+        assert stream.push(token[num_pushed : num_pushed + missing - 1], final=False).shape[2] == 0
+        num_pushed += missing
+        num_frames += stream.push(token[num_pushed - 1 : num_pushed], final=False).shape[2]
+        assert num_frames == (num_pushed - CONFIG.pre_lookahead) * CONFIG.frames_per_token
+        assert (num_prompt + num_pushed - CONFIG.pre_lookahead) % BLOCK_TOKENS == 0
+
+
+def test_an_unfinished_stream_gives_the_beginning_of_every_longer_utterance(flow: Flow) -> None:
+    prompt = _prompt(4)
+    stream = FlowStream(flow, *prompt)
+    beginning = stream.push(_tokens(33)[0, :20], final=False)
+    for num_tokens in (25, 33):
+        whole = flow.sample(_tokens(33)[:, :num_tokens], *prompt, streaming=True)
+        torch.testing.assert_close(beginning, whole[:, :, : beginning.shape[2]], rtol=0, atol=1e-5)
+    assert beginning.shape[2] > 0
+
+
+def test_forks_do_not_notice_each_other(flow: Flow) -> None:
+    prompt = _prompt(13)
+    voice = FlowStream(flow, *prompt)
+    first, second = voice.fork(), voice.fork()
+    first_token, second_token = _tokens(29, seed=20), _tokens(29, seed=21)
+    first_mel, second_mel = [], []
+    for start in range(0, 29, 4):  # turn by turn, so that one writing into the other's memory would show
+        piece = slice(start, start + 4)
+        first_mel.append(first.push(first_token[0, piece], final=start + 4 >= 29))
+        second_mel.append(second.push(second_token[0, piece], final=start + 4 >= 29))
+    for pieces, token in ((first_mel, first_token), (second_mel, second_token)):
+        whole = flow.sample(token, *prompt, streaming=True)
+        torch.testing.assert_close(torch.cat(pieces, dim=2), whole, rtol=0, atol=1e-5)
+    # and the stream they came from still stands at the prompt's end
+    whole = flow.sample(first_token, *prompt, streaming=True)
+    torch.testing.assert_close(voice.push(first_token[0], final=True), whole, rtol=0, atol=1e-5)
+
+
+def test_a_fork_in_the_middle_goes_on_from_there(flow: Flow) -> None:
+    prompt, token = _prompt(6), _tokens(40)
+    stream = FlowStream(flow, *prompt)
+    beginning = stream.push(token[0, :23], final=False)
+    branch = stream.fork()
+    other = torch.cat((token[:, :23], _tokens(9, seed=30)), dim=1)
+    for end, rest in ((branch.push(other[0, 23:], final=True), other), (stream.push(token[0, 23:], final=True), token)):
+        whole = flow.sample(rest, *prompt, streaming=True)
+        torch.testing.assert_close(torch.cat((beginning, end), dim=2), whole, rtol=0, atol=1e-5)
+
+
+def test_the_prompt_is_worked_through_once_and_shared(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = FlowStream(flow, *_prompt(53))
+    num_frames: list[int] = []
+    velocity = DiT.velocity
+
+    def counted(self: DiT, x: Tensor, *rest: object, **options: object) -> Tensor:
+        num_frames.append(x.shape[2])
+        return velocity(self, x, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DiT, "velocity", counted)
+    stream = voice.fork()
+    assert num_frames == []
+    stream.push(_tokens(5)[0], final=False)
+    assert num_frames == [CONFIG.chunk_frames] * CONFIG.num_steps
+
+
+def test_cache_is_what_is_promised_per_frame_and_is_given_back_at_the_end(flow: Flow) -> None:
+    stream = FlowStream(flow, *_prompt(43))
+    num_frames = 40 * CONFIG.frames_per_token  # of 43 tokens the last three are context
+    expected = stream.bytes_per_frame * num_frames
+    assert expected == 2 * 24 * 4 * CONFIG.depth * CONFIG.num_steps * 2 * num_frames
+    assert expected <= stream.cache_bytes <= 1.5 * expected
+    stream.push(_tokens(3)[0], final=True)
+    assert stream.cache_bytes == 0
+
+
+def test_a_stream_may_end_without_more_tokens(flow: Flow) -> None:
+    token, prompt = _tokens(17), _prompt(4)
+    stream = FlowStream(flow, *prompt)
+    pieces = [stream.push(token[0], final=False), stream.push(token[0, :0], final=True)]
+    torch.testing.assert_close(torch.cat(pieces, dim=2), flow.sample(token, *prompt, streaming=True), rtol=0, atol=1e-5)
+
+
+def test_a_stream_that_has_ended_refuses_more(flow: Flow) -> None:
+    stream = FlowStream(flow, None, None, SPEAKER)
+    assert stream.push(_tokens(0)[0], final=True).shape == (1, CONFIG.mel_bins, 0)
+    with pytest.raises(ValueError, match="fork a fresh one"):
+        stream.push(_tokens(4)[0], final=False)
+
+
+def test_the_reference_switch_makes_only_the_last_piece_with_the_full_mask(flow: Flow) -> None:
+    prompt, token = _prompt(6), _tokens(40)
+    stream = FlowStream(flow, *prompt, reference_last_chunk_full_mask=True)
+    beginning = stream.push(token[0, :30], final=False)
+    end = stream.push(token[0, 30:], final=True)
+    num_first = beginning.shape[2]
+    masked, full = flow.sample(token, *prompt, streaming=True), flow.sample(token, *prompt)
+    torch.testing.assert_close(beginning, masked[:, :, :num_first], rtol=0, atol=1e-5)
+    torch.testing.assert_close(end, full[:, :, num_first:], rtol=0, atol=1e-5)
+
+
+# sampling
+
+
+def test_without_guidance_the_unconditional_half_is_never_computed(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    velocity = DiT.velocity
+
+    def counted(self: DiT, x: Tensor, *rest: object, **options: object) -> Tensor:
+        rows.append(x.shape[0])
+        return velocity(self, x, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DiT, "velocity", counted)
+    free = flow.sample(_tokens(9), *_prompt(3), guidance=0.0)
+    guided = flow.sample(_tokens(9), *_prompt(3), guidance=1e-6)
+    assert rows == [1] * CONFIG.num_steps + [2] * CONFIG.num_steps
+    torch.testing.assert_close(free, guided, rtol=0, atol=1e-3)
+
+
+def test_guidance_pushes_away_from_the_unconditional_velocity(flow: Flow) -> None:
+    """One Euler step is a sum that can be written down."""
+    token = _tokens(9)
+    mu, speaker = flow.mu(token), flow.speaker(SPEAKER)
+    noise, zero_time, nothing = fixed_noise(CONFIG.mel_bins)[:, :, :18], torch.zeros(1), torch.zeros_like(mu)
+    guided = flow.estimator(noise, mu, zero_time, speaker, nothing)
+    free = flow.estimator(noise, nothing, zero_time, torch.zeros_like(speaker), nothing)
+    mel = flow.sample(token, None, None, SPEAKER, num_steps=1, guidance=2.0, temperature=1.0)
+    torch.testing.assert_close(mel, noise + 3 * guided - 2 * free, rtol=0, atol=1e-4)
+
+
+def test_temperature_scales_the_starting_noise(flow: Flow) -> None:
+    still = flow.sample(_tokens(9), None, None, SPEAKER, temperature=0.0, num_steps=1, guidance=0.0)
+    mu, speaker = flow.mu(_tokens(9)), flow.speaker(SPEAKER)
+    nothing = torch.zeros_like(mu)
+    torch.testing.assert_close(still, flow.estimator(nothing, mu, torch.zeros(1), speaker, nothing), rtol=0, atol=1e-5)
+
+
+def test_steps_begin_at_zero_end_at_one_and_grow() -> None:
+    times, widths = euler_schedule(10)
+    assert float(times[0]) == 0.0
+    assert float(times[-1] + widths[-1]) == pytest.approx(1.0, abs=1e-6)
+    assert bool((widths[1:] > widths[:-1]).all())
+
+
+def test_sampling_leaves_the_global_random_state_alone(flow: Flow) -> None:
+    fixed_noise.cache_clear()
+    before = torch.random.get_rng_state()
+    flow.sample(_tokens(5), None, None, SPEAKER)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_last_tokens_are_context_only_until_the_end(flow: Flow) -> None:
+    token = _tokens(12)
+    torch.testing.assert_close(flow.mu(token, final=False), flow.mu(_tokens(12))[:, :, :18], rtol=0, atol=1e-6)
+    assert flow.mu(token[:, :3], final=False).shape == (1, CONFIG.mel_bins, 0)
+    assert flow.sample(token[:, :3], *_prompt(3), final=False).shape == (1, CONFIG.mel_bins, 0)
+
+
+def test_mu_of_a_piece_is_the_piece_of_mu(flow: Flow) -> None:
+    token = _tokens(20)
+    whole = flow.mu(token)
+    for start, end in ((0, 5), (1, 4), (5, 17), (6, 19), (12, 20)):
+        piece = flow.mu_stream(token, start, end, final=True)
+        torch.testing.assert_close(piece, whole[:, :, 2 * start : 2 * end], rtol=0, atol=1e-6)
+
+
+# what a frame may see
+
+
+def test_attention_mask_is_none_when_nothing_is_hidden() -> None:
+    assert attention_mask(10) is None
+    assert attention_mask(10, lengths=torch.tensor([10, 12])) is None
+    assert attention_mask(10, chunk_frames=10) is None
+    assert attention_mask(10, chunk_frames=10, first_frame=30) is None
+    assert attention_mask(11, chunk_frames=10) is not None
+    assert attention_mask(10, lengths=torch.tensor([10, 9])) is not None
+
+
+def test_a_frame_sees_to_the_end_of_its_block_and_no_padding() -> None:
+    mask = attention_mask(5, lengths=torch.tensor([7, 9]), chunk_frames=3, first_frame=4)
+    assert mask is not None
+    assert mask.shape == (2, 1, 5, 9)
+    # frames 4 and 5 end their block at 6, frames 6 to 8 at 9
+    assert mask[0, 0].sum(dim=1).tolist() == [6, 6, 7, 7, 7]
+    assert mask[1, 0].sum(dim=1).tolist() == [6, 6, 9, 9, 9]
+
+
+def test_written_out_attention_equals_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = (torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    mask = attention_mask(9, lengths=torch.tensor([9, 6]), chunk_frames=4)
+    expected = attend(query, key, value, mask)
+    trained = attend(query.bfloat16().requires_grad_(), key.bfloat16(), value.bfloat16(), mask)
+    torch.testing.assert_close(trained.float(), expected, rtol=0, atol=3e-2)
+    assert type(trained.grad_fn).__name__ == "UnsafeViewBackward0"  # a matrix product, not the fused kernel
+
+
+# the loss
+
+
+def _batch(token_len: list[int], mel_len: list[int]) -> FlowBatch:
+    batch_size = len(token_len)
+    generator = torch.Generator().manual_seed(11)
+    return FlowBatch(
+        token=torch.randint(CONFIG.speech_token_size, (batch_size, max(token_len)), generator=generator),
+        token_len=torch.tensor(token_len),
+        mel=torch.randn(batch_size, CONFIG.mel_bins, max(mel_len), generator=generator),
+        mel_len=torch.tensor(mel_len),
+        speaker_embedding=torch.randn(batch_size, CONFIG.speaker_dim, generator=generator),
+    )
+
+
+def _one(batch: FlowBatch, index: int) -> FlowBatch:
+    num_tokens, num_frames = int(batch.token_len[index]), int(batch.mel_len[index])
+    row = slice(index, index + 1)
+    return FlowBatch(
+        batch.token[row, :num_tokens],
+        batch.token_len[row],
+        batch.mel[row, :, :num_frames],
+        batch.mel_len[row],
+        batch.speaker_embedding[row],
+    )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_loss_of_a_batch_is_the_frame_weighted_mean_of_its_samples(flow: Flow, streaming: bool) -> None:
+    batch = _batch([14, 9, 17], [28, 18, 34])
+    t, keep, cond_len = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 5, 7])
+    z = torch.randn(3, CONFIG.mel_bins, 34, generator=torch.Generator().manual_seed(12))
+    together = flow.loss(batch, streaming=streaming, t=t, z=z, keep=keep, cond_len=cond_len, prior_weight=0.5)
+    total = prior = torch.zeros(())
+    for index, num_frames in enumerate((28, 18, 34)):
+        row = slice(index, index + 1)
+        alone = flow.loss(
+            _one(batch, index),
+            streaming=streaming,
+            t=t[row],
+            z=z[row, :, :num_frames],
+            keep=keep[row],
+            cond_len=cond_len[row],
+            prior_weight=0.5,
+        )
+        torch.testing.assert_close(together.pred[row, :, :num_frames], alone.pred, rtol=0, atol=1e-4)
+        total, prior = total + alone.loss * num_frames, prior + alone.prior_loss * num_frames
+    torch.testing.assert_close(together.loss, total / 80, rtol=1e-5, atol=0)
+    torch.testing.assert_close(together.prior_loss, prior / 80, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("num_tokens", "num_frames"), [(10, 21), (12, 20), (10, 26)])
+def test_tokens_and_mel_are_cut_to_what_both_have(flow: Flow, num_tokens: int, num_frames: int) -> None:
+    batch = _batch([num_tokens, 8], [num_frames, 16])
+    cut = FlowBatch(
+        batch.token[:, :10],
+        torch.tensor([10, 8]),
+        batch.mel[:, :, :20],
+        torch.tensor([20, 16]),
+        batch.speaker_embedding,
+    )
+    given = {"t": torch.tensor([0.3, 0.6]), "keep": torch.ones(2), "cond_len": torch.tensor([3, 0])}
+    z = torch.randn(2, CONFIG.mel_bins, num_frames, generator=torch.Generator().manual_seed(13))
+    ours = flow.loss(batch, streaming=False, z=z, **given)  # type: ignore[arg-type]
+    expected = flow.loss(cut, streaming=False, z=z[:, :, :20], **given)  # type: ignore[arg-type]
+    assert ours.pred.shape[2] == 20
+    assert torch.equal(ours.loss, expected.loss)
+
+
+def test_a_sample_without_an_aligned_token_is_named(flow: Flow) -> None:
+    with pytest.raises(ValueError, match="sample 1 of the batch has 5 speech tokens and 1 mel frames"):
+        flow.loss(_batch([4, 5], [8, 1]), streaming=False)
+
+
+def test_drawn_loss_repeats_under_the_same_generator_and_for_a_single_sample(flow: Flow) -> None:
+    batch = _batch([9], [18])
+    losses = [
+        float(flow.loss(batch, streaming=False, generator=torch.Generator().manual_seed(seed)).loss.detach())
+        for seed in (1, 1, 2)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_loss_with_a_generator_leaves_the_global_random_state_alone(flow: Flow) -> None:
+    before = torch.random.get_rng_state()
+    flow.loss(_batch([9, 4], [18, 8]), streaming=True, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_prior_weight_teaches_the_token_side_and_is_reported_apart(flow: Flow) -> None:
+    batch = _batch([9, 4], [18, 8])
+    given = {"t": torch.tensor([0.3, 0.6]), "keep": torch.zeros(2), "cond_len": torch.zeros(2)}
+    z = torch.randn(2, CONFIG.mel_bins, 18, generator=torch.Generator().manual_seed(13))
+    plain = flow.loss(batch, streaming=False, z=z, **given)  # type: ignore[arg-type]
+    with_prior = flow.loss(batch, streaming=False, z=z, prior_weight=0.25, **given)  # type: ignore[arg-type]
+    expected = torch.cat([(flow.mu(_one(batch, i).token) - _one(batch, i).mel).flatten() for i in (0, 1)]).abs().mean()
+    torch.testing.assert_close(with_prior.prior_loss, expected.detach(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(plain.prior_loss, with_prior.prior_loss)
+    torch.testing.assert_close(with_prior.loss, plain.loss + 0.25 * expected, rtol=1e-5, atol=0)
+    # keep is 0 throughout: only the prior can reach the embedding
+    embedding = flow.input_embedding.weight
+    assert not torch.autograd.grad(plain.loss, embedding)[0].any()
+    assert torch.autograd.grad(with_prior.loss, embedding)[0].any()
+
+
+def test_t_power_draws_earlier_times(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    times: list[Tensor] = []
+    forward = DiT.forward
+
+    def noted(self: DiT, x: Tensor, mu: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
+        times.append(t)
+        return forward(self, x, mu, t, *rest)
+
+    monkeypatch.setattr(DiT, "forward", noted)
+    for t_power in (1.0, 2.0):
+        generator = torch.Generator().manual_seed(4)
+        flow.loss(_batch([2] * 50, [4] * 50), streaming=False, generator=generator, t_power=t_power)
+    torch.testing.assert_close(times[1], times[0] ** 2)
+
+
+def test_a_padded_batch_in_bfloat16_has_a_finite_gradient() -> None:
+    flow = _random_flow().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = flow.loss(_batch([14, 9], [28, 18]), streaming=True, prior_weight=1.0)
+    torch.autograd.backward(result.loss)
+    for name, parameter in flow.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+
+
+# what is refused
+
+
+def test_a_prompt_whose_mel_does_not_fit_its_tokens_is_refused(flow: Flow) -> None:
+    with pytest.raises(ValueError, match=r"prompt_mel must have shape \(1, 12, 8\)"):
+        flow.sample(_tokens(5), _tokens(4), _mel(9), SPEAKER)
+
+
+def test_a_special_id_is_refused(flow: Flow) -> None:
+    token = torch.tensor([[1, CONFIG.speech_token_size]])
+    with pytest.raises(ValueError, match="speech token 40 does not exist: ids end at 39"):
+        flow.sample(token, None, None, SPEAKER)
+    with pytest.raises(ValueError, match="speech token 40 does not exist"):
+        FlowStream(flow, None, None, SPEAKER).push(token[0], final=False)
+
+
+def test_more_than_the_noise_covers_is_refused_before_any_work(flow: Flow) -> None:
+    token = _tokens(MAX_FRAMES // CONFIG.frames_per_token + 1)
+    with pytest.raises(InvalidParameter, match=r"15002 mel frames \(300.0 s\).*split the text"):
+        flow.sample(token, None, None, SPEAKER)
+    with pytest.raises(InvalidParameter, match="15002 mel frames"):
+        FlowStream(flow, None, None, SPEAKER).push(token[0], final=False)
+
+
+@pytest.mark.parametrize("settings", [{"num_steps": 0}, {"guidance": -0.1}, {"temperature": -1.0}])
+def test_impossible_settings_are_refused(flow: Flow, settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="num_steps must be at least 1"):
+        flow.sample(_tokens(5), None, None, SPEAKER, **settings)  # type: ignore[arg-type]
+
+
+def test_blocks_that_cut_a_token_in_two_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"chunk_frames \(5\) must be a multiple of frames_per_token \(2\)"):
+        Flow(dataclasses.replace(CONFIG, chunk_frames=5))
