@@ -125,7 +125,10 @@ def make_package(path: Path, **behaviour: Any) -> Path:
 
 
 class ToneEngine:
-    """One 0.1 s beep per word. Words with a meaning: `crash` kills the process, `slow` takes a second, `fail` raises."""
+    """One 0.1 s beep per word. Words with a meaning: `crash` kills the process, `slow` takes a second, `fail` raises.
+
+    `refuse` is the user's fault.
+    """
 
     def __init__(self, model_directory: Path, *, base_directory: Path | None = None, num_threads: int = 1) -> None:
         manifest = json.loads((model_directory / "model.json").read_text())

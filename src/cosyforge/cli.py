@@ -86,7 +86,12 @@ def _with_progress(work: Callable[[Callable[[TrainingEvent], None]], Any]) -> An
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("starting", total=1.0)
 
@@ -216,7 +221,9 @@ def pretrain(
     work: Annotated[Path, typer.Option(help="Folder for corpus, features and checkpoints (about 4 GB).")],
     out: Annotated[Path | None, typer.Option(help="Model directory to write; default WORK/nano.")] = None,
     stage: Annotated[str, typer.Option(help="One stage, or all.")] = "all",
-    num_clips: Annotated[int, typer.Option(min=100, help="Size of the corpus; 9,000 are seven hours of speech.")] = 9000,
+    num_clips: Annotated[
+        int, typer.Option(min=100, help="Size of the corpus; 9,000 are seven hours of speech.")
+    ] = 9000,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the stage instead of its plan's.")] = None,
     num_processes: Annotated[int, typer.Option(min=1, help="Processes for corpus and features.")] = 2,
     num_threads: Annotated[int, typer.Option(min=1, help="Threads for training.")] = 2,

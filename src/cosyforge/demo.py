@@ -23,7 +23,7 @@ from cosyforge.demo_recordings import demo_recordings, pack, recordings_in
 from cosyforge.demo_report import DemoReport, draw_voices, print_report, write_report
 from cosyforge.demo_server import DemoServer
 from cosyforge.errors import PlatformError
-from cosyforge.evaluation.scorecard import EVERYDAY_SENTENCES, Judge, Recording, Scorecard
+from cosyforge.evaluation.scorecard import Judge, Recording, Scorecard
 from cosyforge.evaluation.similarity import VoiceEncoder
 from cosyforge.evaluation.transcriber import PocketsphinxTranscriber
 
@@ -39,7 +39,14 @@ HYPER_PARAMETERS = {
 }
 """Chosen so that two processor cores need about three minutes for the built-in recordings."""
 
-SENTENCES = EVERYDAY_SENTENCES[:6]
+SENTENCES = (
+    "There is a large garden behind my house.",
+    "The morning train was full of people.",
+    "Please bring me a glass of cold water.",
+    "My mother is reading a book in the garden.",
+    "We walked along the river after dinner.",
+    "The store on the corner sells fresh fruit.",
+)
 """What both voices say; none of it is in the training recordings."""
 
 BASE_MODEL = "cosyvoice-v3-flash"
@@ -140,7 +147,7 @@ def _run(journey: _Journey, server: DemoServer, dataset: Path | None) -> None:
 def _load_encoder(journey: _Journey) -> VoiceEncoder | None:
     # asked before the training, so that what is missing is known in the first second and not after minutes
     try:
-        return VoiceEncoder.installed()
+        return VoiceEncoder.load()
     except ModuleNotFoundError as error:
         journey.say(f"The likeness of the voices will not be measured: {error}", style="yellow")
         return None

@@ -81,7 +81,7 @@ def test_length_is_compared_with_the_recording_of_the_same_text() -> None:
 
 
 def test_recordings_without_texts_give_a_likeness_and_no_word_errors() -> None:
-    recordings = [(tone(100, 1.0, level=0.3), 16000), (tone(100, 1.0, level=0.5), 16000)]
+    recordings = [Recording(tone(100, 1.0, level=level), 16000) for level in (0.3, 0.5)]
 
     card = evaluate_model(ToneEngine(), TEXTS, recordings, ScriptedEar({16000: "noise"}), PitchEncoder())
 

@@ -27,7 +27,7 @@ installed = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def encoder() -> VoiceEncoder:
-    return VoiceEncoder.installed()
+    return VoiceEncoder.load()
 
 
 @installed
@@ -95,7 +95,7 @@ def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "find_spec", lambda name: None)
 
     with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps resemblyzer==0\.1\.4"):
-        VoiceEncoder.installed()
+        VoiceEncoder.load()
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

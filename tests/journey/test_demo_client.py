@@ -25,7 +25,8 @@ from cosyforge.demo_client import DashScope, DemoError, wait_for
 from cosyforge.demo_progress import follow_job
 from cosyforge.demo_recordings import DEMO_FOLDER, demo_recordings, pack, recordings_in
 from cosyforge.demo_server import DemoServer
-from cosyforge.evaluation.scorecard import EVERYDAY_SENTENCES, Recording, count_phones
+from cosyforge.evaluation.scorecard import Recording, count_phones
+from cosyforge.evaluation.sentences import EVERYDAY
 
 MODEL = "cosyvoice-v3-flash-ft-202605271743-dd2a"
 
@@ -207,7 +208,7 @@ def test_what_the_demo_says_and_compares_with_is_not_in_the_training_recordings(
     heldout = {clip.text for clip in demo_recordings("heldout")}
 
     assert not train & heldout
-    assert heldout == set(EVERYDAY_SENTENCES)
+    assert not train & set(EVERYDAY)
     assert set(demo.SENTENCES) <= heldout
     assert demo.SENTENCES[0] == "There is a large garden behind my house."
 

@@ -35,9 +35,13 @@ def test_size_and_hashes_are_those_of_the_bytes(artifacts):
 
 
 def test_without_a_commit_nothing_is_left(artifacts, tmp_path):
-    with pytest.raises(RuntimeError), new_artifact(artifacts) as writer:
-        writer.write(b"half")
-        raise RuntimeError
+    def break_off():
+        with new_artifact(artifacts) as writer:
+            writer.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
     assert _all_files(tmp_path) == []
 
 

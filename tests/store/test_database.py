@@ -65,9 +65,13 @@ def test_it_is_in_wal_mode_with_foreign_keys(database):
 
 
 def test_a_transaction_that_fails_leaves_nothing(database):
-    with pytest.raises(RuntimeError), database.transaction() as connection:
-        _key(connection, "a")
-        raise RuntimeError
+    def break_off():
+        with database.transaction() as connection:
+            _key(connection, "a")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
     with database.read() as connection:
         assert connection.execute(select(api_keys)).all() == []
 

@@ -52,7 +52,7 @@ def test_an_unknown_key_in_the_file_is_refused(monkeypatch, tmp_path):
 
 def test_a_wrong_value_names_its_variable(monkeypatch):
     monkeypatch.setenv("COSYFORGE_PORT", "eighty")
-    with pytest.raises(InvalidParameter, match="COSYFORGE_PORT.*integer"):
+    with pytest.raises(InvalidParameter, match=r"COSYFORGE_PORT.*integer"):
         load_settings()
 
 

@@ -64,6 +64,7 @@ def test_text_that_is_no_markup_is_plain_even_with_ssml_on():
         ('<speak><break time="20s"/></speak>', 1, 8, "between 50ms"),
         ('<speak><break length="1s"/></speak>', 1, 8, "unknown attribute"),
         ("<speak><sub>x</sub></speak>", 1, 8, "needs the attribute alias"),
+        (f'<speak><sub alias="{"y" * 301}">x</sub></speak>', 1, 8, "longer than 300"),
         ('<speak><sub alias="y"><break/></sub></speak>', 1, 23, "text only"),
         ('<speak><phoneme alphabet="ipa" ph="x">x</phoneme></speak>', 1, 8, "must be cmu or py"),
         ('<speak><phoneme alphabet="cmu" ph="QQ">x</phoneme></speak>', 1, 8, "no CMU phone"),

@@ -53,9 +53,10 @@ def _candidates(samples: FloatArray, rate_hz: int, hop: int, num_frames: int) ->
     left, centre, right = normal[row, best], normal[row, best + 1], normal[row, best + 2]
     curvature = left - 2 * centre + right
     shift = np.where(np.abs(curvature) > 1e-9, 0.5 * (left - right) / np.where(curvature == 0, 1.0, curvature), 0.0)
-    frequency = rate_hz / (lags[best + 1] + np.clip(shift, -0.5, 0.5))
+    shift = np.clip(shift, -0.5, 0.5)
+    frequency = rate_hz / (lags[best + 1] + shift)
     # quiet frames are silence however periodic their noise is
-    strength = np.where(score[row, best] > 0, score[row, best], -1.0)
+    strength = np.where(score[row, best] > 0, centre - 0.25 * (left - right) * shift, -1.0)
     strength -= 1.0 * np.maximum(0.0, 1.0 - loudness / (0.03 * max(loudness.max(), 1e-9)))[:, None]
     # among equal peaks the higher frequency is the truer one: its multiples of the period peak as well
     return frequency, strength + _OCTAVE_COST * np.log2(frequency / MIN_HZ)

@@ -451,6 +451,7 @@ class HiFT(nn.Module):
                 total = total + block(x, state)
             x = total / num_kernels
         x = self.conv_post(functional.leaky_relu(x), state)
+        assert isinstance(x, Tensor)
         return x.squeeze(2).transpose(1, 2).float()
 
     def _spectrum_frames(self, network_output: Tensor, harmonics: Tensor) -> Tensor:
@@ -490,11 +491,14 @@ class HiFTStream:
     the last push releases the look-ahead.
     """
 
-    def __init__(self, hift: HiFT) -> None:
-        """Raises: ValueError when the network is in training mode, where its noise is random."""
+    def __init__(self, hift: HiFT, *, noise_period: Tensor | None = None) -> None:
+        """noise_period replaces the built-in noise as in `HiFT.forward`.
+
+        Raises: ValueError when the network is in training mode, where its noise is random
+        """
         if hift.training:
             raise ValueError("HiFTStream needs the network in inference mode: call fuse() or eval() first")
-        self.hift, self.config = hift, hift.config
+        self.hift, self.config, self.noise_period = hift, hift.config, noise_period
         self._convs = ConvState()
         self._source_state: SourceState | None = None
         self._mel: Tensor | None = None  # frames from the first one not decoded yet
@@ -543,7 +547,8 @@ class HiFTStream:
             return
         if self._source_state is None:
             self._source_state = hift.m_source.start(f0)
-        source = hift.m_source(f0, state=self._source_state, next_f0=None if final else self._f0).squeeze(1)
+        next_f0 = None if final else self._f0
+        source = hift.m_source(f0, noise_period=self.noise_period, state=self._source_state, next_f0=next_f0).squeeze(1)
         self._source = source if self._source is None else torch.cat([self._source, source], dim=1)
 
     def _decode(self, final: bool) -> None:

@@ -63,13 +63,15 @@ class Clip:
 
 def flite_speakers() -> list[VirtualSpeaker]:
     """The labelled speakers: two sampled voices and a diphone voice, each at several vocal-tract lengths."""
-    speakers = []
-    for voice, factors in (
-        ("slt", (1.0, 0.8, 0.86, 0.92, 1.07, 1.14)),
-        ("awb", (1.0, 0.86, 0.93, 1.08, 1.17, 1.26, 1.36)),
-    ):
+    speakers: list[VirtualSpeaker] = []
+    sampled: dict[str, tuple[float, ...]] = {
+        "slt": (1.0, 0.8, 0.86, 0.92, 1.07, 1.14),
+        "awb": (1.0, 0.86, 0.93, 1.08, 1.17, 1.26, 1.36),
+    }
+    for voice, factors in sampled.items():
         speakers += [VirtualSpeaker(f"{voice}-{f:.2f}", "flite", voice, f) for f in factors]
-    for pitch, factors in ((None, (1.0, 0.9, 1.12)), (130, (1.0, 1.15, 1.3)), (95, (0.95,))):
+    diphone: dict[int | None, tuple[float, ...]] = {None: (1.0, 0.9, 1.12), 130: (1.0, 1.15, 1.3), 95: (0.95,)}
+    for pitch, factors in diphone.items():
         speakers += [VirtualSpeaker(f"kal16-{pitch or 0}-{f:.2f}", "flite", "kal16", f, pitch) for f in factors]
     return speakers
 

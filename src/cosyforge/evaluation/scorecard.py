@@ -15,28 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cosyforge.evaluation.signal import SignalFigures, fault, measure, phones_per_s
-from cosyforge.evaluation.similarity import Clip, VoiceEncoder, similarity
+from cosyforge.evaluation.similarity import VoiceEncoder, similarity
 from cosyforge.evaluation.transcriber import Transcriber
 from cosyforge.evaluation.wer import WordErrors, normalise_words, repeated_words, word_errors
 from cosyforge.text.lexicon import english_phones
 
 Vector = npt.NDArray[np.float32]
-
-EVERYDAY_SENTENCES = (
-    "There is a large garden behind my house.",
-    "The morning train was full of people.",
-    "Please bring me a glass of cold water.",
-    "My mother is reading a book in the garden.",
-    "We walked along the river after dinner.",
-    "The store on the corner sells fresh fruit.",
-    "The weather is lovely this afternoon.",
-    "I put the keys beside the telephone.",
-    "Our train arrives at a quarter past eight.",
-    "She asked the waiter for another spoon.",
-    "There were three birds on the roof of the barn.",
-    "He forgot to bring his wallet to work.",
-)
-"""What an English voice is asked to say when nothing else is given; the demo speaker's held-out recordings say the same."""
 
 
 class Speaker(Protocol):
@@ -111,7 +95,7 @@ class Scorecard:
 def evaluate_model(
     engine: Speaker,
     sentences: Sequence[str],
-    references: Sequence[Recording | Clip],
+    references: Sequence[Recording],
     transcriber: Transcriber,
     encoder: VoiceEncoder | None,
     *,
@@ -125,7 +109,7 @@ def evaluate_model(
     Raises: ValueError when there is no sentence; what the engine raises
     """
     spoken = [Recording(*engine.speak(text, voice, seed), text) for text in sentences]
-    return score_clips(spoken, [Recording(*clip) for clip in references], transcriber, encoder)
+    return score_clips(spoken, references, transcriber, encoder)
 
 
 def score_clips(

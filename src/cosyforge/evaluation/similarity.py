@@ -51,19 +51,12 @@ class VoiceEncoder(nn.Module):
         self.linear = nn.Linear(_WIDTH, _WIDTH)
 
     @classmethod
-    def installed(cls) -> VoiceEncoder:
-        """Read the trained weights inside the installed package resemblyzer.
+    def load(cls, weights: Path | None = None) -> VoiceEncoder:
+        """Read the trained weights, by default those inside the installed package resemblyzer.
 
-        Raises: ModuleNotFoundError saying what to install
+        Raises: ModuleNotFoundError saying what to install; ValueError when the file holds another network
         """
-        return cls.load(_installed_weights())
-
-    @classmethod
-    def load(cls, path: Path) -> VoiceEncoder:
-        """Read trained weights.
-
-        Raises: ValueError when the file holds another network
-        """
+        path = weights or _installed_weights()
         state = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
         # the checkpoint also keeps two scalars of its training loss
         wanted = {key: value for key, value in state.items() if key.startswith(("lstm.", "linear."))}

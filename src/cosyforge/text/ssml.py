@@ -17,6 +17,8 @@ from cosyforge.text.pronunciation import parse_cmu, parse_pinyin
 
 DOCUMENTED_TAGS = ("speak", "break", "sub", "phoneme", "say-as", "soundEvent")
 MAX_BREAK_MS = 10_000
+MAX_ALIAS_CHARACTERS = 300
+"""An alias is spoken in one breath with its sentence, so it cannot be a page."""
 
 _DOCUMENTED_SPEAK_ATTRIBUTES = (
     "voice",
@@ -159,6 +161,8 @@ class _Reader:
         for key in wanted:
             if not attributes.get(key, "").strip():
                 self._refuse(f"<{name}> needs the attribute {key}")
+        if name == "sub" and len(attributes["alias"]) > MAX_ALIAS_CHARACTERS:
+            self._refuse(f"the alias of <sub> is longer than {MAX_ALIAS_CHARACTERS} characters")
         if name == "phoneme" and attributes["alphabet"] not in ("cmu", "py"):
             self._refuse(f'the alphabet "{attributes["alphabet"]}" of <phoneme> must be cmu or py')
         self._attributes, self._inner = attributes, ""

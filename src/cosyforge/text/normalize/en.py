@@ -305,110 +305,12 @@ def _split_letters_and_digits(match: re.Match[str]) -> str:
     return re.sub(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])", " ", match[0])
 
 
-def _unit_pattern() -> str:
-    units = sorted((re.escape(unit) for unit in _UNITS), key=len, reverse=True)
-    return "|".join(units)
-
-
-def _rules() -> list[Rule]:
-    def rule(pattern: str, words: Callable[[re.Match[str]], str], flags: int = 0) -> Rule:
-        return re.compile(pattern, flags), words
-
-    currency = "|".join(re.escape(sign) for sign in _CURRENCIES)
-    code = "|".join(_CURRENCY_CODES)
-    amount = rf"(?P<amount>{_NUMBER})"
-    minus = r"(?P<minus>(?<![\w.,)])-)?"
-    magnitude = r"(?:\s?(?P<magnitude>thousand|million|billion|trillion|bn|[kKmMB])\b)?"
-    return [
-        rule(r"(?:https?://|ftp://|www\.)[^\s<>\"']+", _url),
-        rule(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", _url),
-        rule(
-            r"\b(?:[a-z0-9-]+\.)+(?:com|org|net|io|cn|edu|gov|ai|dev)(?:\.[a-z]{2})?(?:/[\w/.?=&%-]*)?\b",
-            _url,
-            re.IGNORECASE,
-        ),
-        rule(r"\b(e\.g\.|i\.e\.|a\.k\.a\.|w/o\b|w/(?=\s))", lambda m: _LATIN[m[1]]),
-        rule(_NOT_INSIDE + r"(?P<y>[12]\d{3})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})(?![\w/-])", _iso_date),
-        rule(
-            _NOT_INSIDE + r"(?P<a>\d{1,2})(?P<sep>[/.-])(?P<b>\d{1,2})(?P=sep)(?P<y>\d{4}|\d{2})(?![\w/-]|\.\d)",
-            _slash_date,
-        ),
-        rule(r"\b(24/7|9/11)\b", lambda m: " ".join(numbers.cardinal(int(part)) for part in m[0].split("/"))),
-        rule(
-            rf"\b(?P<month>{_MONTH})\s(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s(?P<y>[12]\d{{3}})\b)?(?![:.,]\d|\s?%)",
-            _month_day,
-        ),
-        rule(
-            rf"\b(?:the\s)?(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\s(?:of\s)?(?P<month>{_MONTH})(?!\w)"
-            r"(?:,?\s(?P<y>[12]\d{3})\b)?",
-            _day_month,
-        ),
-        rule(rf"\b({'|'.join((*_MONTH_SHORT, 'Sept'))})\.?(?=\s[12]\d{{3}}\b)", lambda m: _month_name(m[1])),
-        rule(r"\b(" + "|".join(_WEEKDAY_SHORT) + r")\.(?=,\s|\s\d)", lambda m: _WEEKDAY_SHORT[m[1]]),
-        rule(
-            r"\b(?P<h>[01]?\d|2[0-3]):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?"
-            r"(?:\s?(?P<half>[aApP]\.?\s?[mM]\b\.?))?(?![:\d])",
-            _clock,
-        ),
-        rule(r"\b(?P<h>1[0-2]|0?[1-9])(?P<m>)(?P<s>)\s?(?P<half>[aApP]\.[mM]\.|[aApP][mM]\b)", _clock),
-        rule(
-            r"(?P<phone>\+\d{1,3}[ -]?(?:\(\d{1,4}\)[ -]?)?\d{2,4}(?:[ -]\d{2,4}){1,4}"
-            r"|\(\d{3}\)\s?\d{3}-\d{4})(?![\w-])",
-            _phone,
-        ),
-        rule(_NOT_INSIDE + r"(?<!-)(?:1-)?\d{3}[-.]\d{3}[-.]\d{4}(?![\w-])|(?<![\w.,-])\d{3}-\d{4}(?![\w-])", _phone),
-        rule(rf"{minus}(?P<sign>{currency}|\b(?:{code})\s?(?=\d))\s?{amount}{magnitude}", _money),
-        rule(rf"{_NOT_INSIDE}{minus}{amount}{magnitude}\s?(?P<sign>{currency}|\b(?:{code})\b)(?!\d)", _money),
-        rule(r"\b(?:No|no|Nos|nos)\.\s?(?=\d)", lambda m: "number "),
-        rule(r"#\s?(?=\d)", lambda m: "number "),
-        rule(rf"\b({_ROMAN_AFTER})\s([IVX]+)\b", lambda m: f"{m[1]} {numbers.cardinal(_roman(m[2]))}"),
-        rule(rf"\b({_KINGS})\s([IVX]{{2,}}|[VX])\b", lambda m: f"{m[1]} the {numbers.ordinal(_roman(m[2]))}"),
-        rule(r"\bPh\.?\s?D\b\.?(?=\s|$|[,;])", lambda m: "PhD"),
-        rule(r"\b((?:\d+|[A-Z]\w+)\s[A-Z]\w+)\sDr\.(?!\s[A-Z][a-z])", _drive_or_doctor),
-        rule(r"\bSt\.", _saint_or_street),
-        rule(r"\b(" + "|".join(ABBREVIATIONS) + r")\.", _abbreviation),
-        rule(r"\b(" + "|".join(_TITLES_WITHOUT_STOP) + r")(?=\s[A-Z])", lambda m: ABBREVIATIONS[m[1]]),
-        rule(r"\b(?:[A-Z]\.){2,}", _initials),
-        rule(r"\b([A-Z])\.(?=\s[A-Z][a-z])", lambda m: m[1]),
-        rule(r"(?<![\w'])'?(\d{2}|[12]\d{3})'?s\b", _decade),
-        rule(r"\b([12]\d{3})\s?[-–—]\s?([12]\d{3})\b(?![\w-])", _year_range),
-        rule(
-            rf"{_NOT_INSIDE}(?P<a>{_NUMBER})\s?[-–]\s?(?P<b>{_NUMBER})(?:\s?(?P<unit>{_unit_pattern()}))?(?![\w-])",
-            _range,
-        ),
-        rule(
-            rf"{_NOT_INSIDE}(?P<a>{_NUMBER})\s?[x×]\s?(?P<b>{_NUMBER})\b",
-            lambda m: f"{_say_number(m['a'])} by {_say_number(m['b'])}",
-        ),
-        rule(
-            rf"{_NOT_INSIDE}{minus}{amount}(?:\s(?P<magnitude>[mb]illion|thousand|trillion))?"
-            rf"\s?(?P<unit>{_unit_pattern()})(?![\w/])",
-            _measure,
-        ),
-        rule(r"(?<![\w./])(?:(?P<whole>\d+)\s)?(?P<n>\d{1,3})/(?P<d>\d{1,3})(?![\w/]|\.\d)", _mixed_fraction),
-        rule(r"(?<![\w.,:])(\d+):(\d+)(?![\w:])", lambda m: f"{_say_number(m[1])} to {_say_number(m[2])}"),
-        rule(r"\b(\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th)\b", lambda m: numbers.ordinal(int(m[1].replace(",", "")))),
-        rule(
-            r"(?<![\w.,])\d+(?:\.\d+){2,}(?!\w)",
-            lambda m: " point ".join(numbers.cardinal(int(p)) for p in m[0].split(".")),
-        ),
-        rule(r"\b(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z\d]+\b", _split_letters_and_digits),
-        rule(rf"{_YEAR_BEFORE}([12]\d{{3}})(?![\d,.]*\d|%)\b", lambda m: numbers.year(int(m[1]))),
-        rule(
-            r"(?<![\w.,])((?:1[1-9]|20)\d{2})"
-            r"(?=\s?(?:[,;.!?)]|$|[A-Z]|(?:was|is|were|will|had|saw|and|to|brought)\b))(?!,\d{3}|\.\d)",
-            lambda m: numbers.year(int(m[1])),
-        ),
-        rule(r"(?<=\d)\s?\*\s?(?=\d)", lambda m: " times "),
-        rule(r"(?<=\d)\s-\s(?=\d)", lambda m: " minus "),
-        rule(r"(?<![\w)])-(?=\.?\d)", lambda m: " minus "),
-        rule(_NUMBER + r"|\.\d+", lambda m: f" {_say_number(m[0])} "),
-        rule(r"(?<=[A-Za-z])/(?=[A-Za-z])", lambda m: " "),
-        rule("[" + re.escape("".join(_SIGNS)) + "]", lambda m: f" {_SIGNS[m[0]]} "),
-        rule(r"\s+(?=[,.;:!?])", lambda m: ""),
-    ]
-
-
+_UNIT = "|".join(sorted((re.escape(unit) for unit in _UNITS), key=len, reverse=True))
+_CURRENCY = "|".join(re.escape(sign) for sign in _CURRENCIES)
+_CODE = "|".join(_CURRENCY_CODES)
+_AMOUNT = rf"(?P<amount>{_NUMBER})"
+_MINUS = r"(?P<minus>(?<![\w.,)])-)?"
+_MAGNITUDE = r"(?:\s?(?P<magnitude>thousand|million|billion|trillion|bn|[kKmMB])\b)?"
 _YEAR_BEFORE = (
     r"(?:(?<=\bin\s)|(?<=\bIn\s)|(?<=\bsince\s)|(?<=\bSince\s)|(?<=\bby\s)|(?<=\bBy\s)|(?<=\buntil\s)|(?<=\byear\s)"
     r"|(?<=\bduring\s)|(?<=\bbefore\s)|(?<=\bafter\s)|(?<=\bcirca\s)|(?<=\bspring\s)|(?<=\bsummer\s)|(?<=\bautumn\s)"
@@ -424,4 +326,137 @@ def _decade(match: re.Match[str]) -> str:
     return numbers.decade(number) if number >= 100 else numbers.decade(1900 + number).split(" ", 1)[1]
 
 
-_RULES = _rules()
+def _rule(pattern: str, words: Callable[[re.Match[str]], str], flags: int = 0) -> Rule:
+    return re.compile(pattern, flags), words
+
+
+def _address_rules() -> list[Rule]:
+    """The net comes first: its dots, slashes and digits are nobody else's."""
+    return [
+        _rule(r"(?:https?://|ftp://|www\.)[^\s<>\"']+", _url),
+        _rule(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", _url),
+        _rule(
+            r"\b(?:[a-z0-9-]+\.)+(?:com|org|net|io|cn|edu|gov|ai|dev)(?:\.[a-z]{2})?(?:/[\w/.?=&%-]*)?\b",
+            _url,
+            re.IGNORECASE,
+        ),
+        _rule(r"\b(e\.g\.|i\.e\.|a\.k\.a\.|w/o\b|w/(?=\s))", lambda m: _LATIN[m[1]]),
+    ]
+
+
+def _date_rules() -> list[Rule]:
+    """Dates, weekdays and times of the day."""
+    return [
+        _rule(_NOT_INSIDE + r"(?P<y>[12]\d{3})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})(?![\w/-])", _iso_date),
+        _rule(
+            _NOT_INSIDE + r"(?P<a>\d{1,2})(?P<sep>[/.-])(?P<b>\d{1,2})(?P=sep)(?P<y>\d{4}|\d{2})(?![\w/-]|\.\d)",
+            _slash_date,
+        ),
+        _rule(r"\b(24/7|9/11)\b", lambda m: " ".join(numbers.cardinal(int(part)) for part in m[0].split("/"))),
+        _rule(
+            rf"\b(?P<month>{_MONTH})\s(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s(?P<y>[12]\d{{3}})\b)?(?![:.,]\d|\s?%)",
+            _month_day,
+        ),
+        _rule(
+            rf"\b(?:the\s)?(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\s(?:of\s)?(?P<month>{_MONTH})(?!\w)"
+            r"(?:,?\s(?P<y>[12]\d{3})\b)?",
+            _day_month,
+        ),
+        _rule(rf"\b({'|'.join((*_MONTH_SHORT, 'Sept'))})\.?(?=\s[12]\d{{3}}\b)", lambda m: _month_name(m[1])),
+        _rule(r"\b(" + "|".join(_WEEKDAY_SHORT) + r")\.(?=,\s|\s\d)", lambda m: _WEEKDAY_SHORT[m[1]]),
+        _rule(
+            r"\b(?P<h>[01]?\d|2[0-3]):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?"
+            r"(?:\s?(?P<half>[aApP]\.?\s?[mM]\b\.?))?(?![:\d])",
+            _clock,
+        ),
+        _rule(r"\b(?P<h>1[0-2]|0?[1-9])(?P<m>)(?P<s>)\s?(?P<half>[aApP]\.[mM]\.|[aApP][mM]\b)", _clock),
+    ]
+
+
+def _phone_and_money_rules() -> list[Rule]:
+    """Telephone numbers, amounts, and number signs."""
+    return [
+        _rule(
+            r"(?:\+\d{1,3}[ -]?(?:\(\d{1,4}\)[ -]?)?\d{2,4}(?:[ -]\d{2,4}){1,4}"
+            r"|\(\d{3}\)\s?\d{3}-\d{4})(?![\w-])",
+            _phone,
+        ),
+        _rule(_NOT_INSIDE + r"(?<!-)(?:1-)?\d{3}[-.]\d{3}[-.]\d{4}(?![\w-])|(?<![\w.,-])\d{3}-\d{4}(?![\w-])", _phone),
+        _rule(rf"{_MINUS}(?P<sign>{_CURRENCY}|\b(?:{_CODE})\s?(?=\d))\s?{_AMOUNT}{_MAGNITUDE}", _money),
+        _rule(rf"{_NOT_INSIDE}{_MINUS}{_AMOUNT}{_MAGNITUDE}\s?(?P<sign>{_CURRENCY}|\b(?:{_CODE})\b)(?!\d)", _money),
+        _rule(r"\b(?:No|no|Nos|nos)\.\s?(?=\d)", lambda m: "number "),
+        _rule(r"#\s?(?=\d)", lambda m: "number "),
+    ]
+
+
+def _name_rules() -> list[Rule]:
+    """Roman numerals, titles, abbreviations and initials."""
+    return [
+        _rule(rf"\b({_ROMAN_AFTER})\s([IVX]+)\b", lambda m: f"{m[1]} {numbers.cardinal(_roman(m[2]))}"),
+        _rule(rf"\b({_KINGS})\s([IVX]{{2,}}|[VX])\b", lambda m: f"{m[1]} the {numbers.ordinal(_roman(m[2]))}"),
+        _rule(r"\bPh\.?\s?D\b\.?(?=\s|$|[,;])", lambda m: "PhD"),
+        _rule(r"\b((?:\d+|[A-Z]\w+)\s[A-Z]\w+)\sDr\.(?!\s[A-Z][a-z])", _drive_or_doctor),
+        _rule(r"\bSt\.", _saint_or_street),
+        _rule(r"\b(" + "|".join(ABBREVIATIONS) + r")\.", _abbreviation),
+        _rule(r"\b(" + "|".join(_TITLES_WITHOUT_STOP) + r")(?=\s[A-Z])", lambda m: ABBREVIATIONS[m[1]]),
+        _rule(r"\b(?:[A-Z]\.){2,}", _initials),
+        _rule(r"\b([A-Z])\.(?=\s[A-Z][a-z])", lambda m: m[1]),
+    ]
+
+
+def _measure_rules() -> list[Rule]:
+    """Decades, ranges, sizes, measures, fractions and ratios."""
+    return [
+        _rule(r"(?<![\w'])'?(\d{2}|[12]\d{3})'?s\b", _decade),
+        _rule(r"\b([12]\d{3})\s?[-–—]\s?([12]\d{3})\b(?![\w-])", _year_range),
+        _rule(
+            rf"{_NOT_INSIDE}(?P<a>{_NUMBER})\s?[-–]\s?(?P<b>{_NUMBER})(?:\s?(?P<unit>{_UNIT}))?(?![\w-])",
+            _range,
+        ),
+        _rule(
+            rf"{_NOT_INSIDE}(?P<a>{_NUMBER})\s?[x×]\s?(?P<b>{_NUMBER})\b",
+            lambda m: f"{_say_number(m['a'])} by {_say_number(m['b'])}",
+        ),
+        _rule(
+            rf"{_NOT_INSIDE}{_MINUS}{_AMOUNT}(?:\s(?P<magnitude>[mb]illion|thousand|trillion))?"
+            rf"\s?(?P<unit>{_UNIT})(?![\w/])",
+            _measure,
+        ),
+        _rule(r"(?<![\w./])(?:(?P<whole>\d+)\s)?(?P<n>\d{1,3})/(?P<d>\d{1,3})(?![\w/]|\.\d)", _mixed_fraction),
+        _rule(r"(?<![\w.,:])(\d+):(\d+)(?![\w:])", lambda m: f"{_say_number(m[1])} to {_say_number(m[2])}"),
+    ]
+
+
+def _number_rules() -> list[Rule]:
+    """What is left of digits, and the signs between them."""
+    return [
+        _rule(r"\b(\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th)\b", lambda m: numbers.ordinal(int(m[1].replace(",", "")))),
+        _rule(
+            r"(?<![\w.,])\d+(?:\.\d+){2,}(?!\w)",
+            lambda m: " point ".join(numbers.cardinal(int(p)) for p in m[0].split(".")),
+        ),
+        _rule(r"\b(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z\d]+\b", _split_letters_and_digits),
+        _rule(rf"{_YEAR_BEFORE}([12]\d{{3}})(?![\d,.]*\d|%)\b", lambda m: numbers.year(int(m[1]))),
+        _rule(
+            r"(?<![\w.,])((?:1[1-9]|20)\d{2})"
+            r"(?=\s?(?:[,;.!?)]|$|[A-Z]|(?:was|is|were|will|had|saw|and|to|brought)\b))(?!,\d{3}|\.\d)",
+            lambda m: numbers.year(int(m[1])),
+        ),
+        _rule(r"(?<=\d)\s?\*\s?(?=\d)", lambda m: " times "),
+        _rule(r"(?<=\d)\s-\s(?=\d)", lambda m: " minus "),
+        _rule(r"(?<![\w)])-(?=\.?\d)", lambda m: " minus "),
+        _rule(_NUMBER + r"|\.\d+", lambda m: f" {_say_number(m[0])} "),
+        _rule(r"(?<=[A-Za-z])/(?=[A-Za-z])", lambda m: " "),
+        _rule("[" + re.escape("".join(_SIGNS)) + "]", lambda m: f" {_SIGNS[m[0]]} "),
+        _rule(r"\s+(?=[,.;:!?])", lambda m: ""),
+    ]
+
+
+_RULES = [
+    *_address_rules(),
+    *_date_rules(),
+    *_phone_and_money_rules(),
+    *_name_rules(),
+    *_measure_rules(),
+    *_number_rules(),
+]

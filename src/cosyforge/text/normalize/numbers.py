@@ -75,11 +75,8 @@ def _below_thousand(number: int) -> str:
 def ordinal(number: int) -> str:
     """21 -> twenty first."""
     head, _, last = cardinal(number).rpartition(" ")
-    if last in _ORDINALS:
-        last = _ORDINALS[last]
-    else:
-        last = last.removesuffix("y") + "ieth" if last.endswith("y") else f"{last}th"
-    return f"{head} {last}".strip()
+    regular = f"{last.removesuffix('y')}ieth" if last.endswith("y") else f"{last}th"
+    return f"{head} {_ORDINALS.get(last, regular)}".strip()
 
 
 def digits(text: str) -> str:

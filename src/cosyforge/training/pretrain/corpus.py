@@ -22,7 +22,8 @@ from cosyforge.dataset.synthetic import PHONES, SAMPLE_RATE_HZ, Clip, read_shard
 
 T = TypeVar("T")
 
-_PHONE_INDEX = {name: index for index, name in enumerate(PHONES)}
+PHONE_NAMES = PHONES
+_PHONE_INDEX = {name: index for index, name in enumerate(PHONE_NAMES)}
 _FEATURES = ("mel", "whisper", "fbank", "f0", "label")
 
 
