@@ -139,7 +139,9 @@ def test_a_block_comes_out_when_exactly_the_tokens_it_waits_for_are_pushed(flow:
         assert missing > 0
         assert stream.push(token[num_pushed : num_pushed + missing - 1], final=False).shape[2] == 0
         num_pushed += missing
-        num_frames += stream.push(token[num_pushed - 1 : num_pushed], final=False).shape[2]
+        block = stream.push(token[num_pushed - 1 : num_pushed], final=False)
+        assert block.shape[2] > 0
+        num_frames += block.shape[2]
         assert num_frames == (num_pushed - CONFIG.pre_lookahead) * CONFIG.frames_per_token
         assert (num_prompt + num_pushed - CONFIG.pre_lookahead) % BLOCK_TOKENS == 0
 

@@ -33,8 +33,8 @@ def test_cmu_phones_lose_their_stress_only_where_the_model_has_none():
 def test_pinyin_becomes_initials_and_finals_with_tone_marks():
     ssml = '<speak><phoneme alphabet="py" ph="chong2 qing4">重庆</phoneme>很好</speak>'
     assert OFFICIAL.segments(ssml, ssml=True)[0].spoken == "[ch][óng][q][ìng]很好。"
-    assert parse_pinyin("lv4 wo3 er2 hao3 gui4 dou1 ma5") == [
-        "l", "ǜ", "w", "ǒ", "ér", "h", "ǎo", "g", "uì", "d", "ōu", "m", "a",
+    assert parse_pinyin("lv4 lue4 lve4 wo3 er2 hao3 gui4 dou1 ma5") == [
+        "l", "ǜ", "l", "uè", "l", "vè", "w", "ǒ", "ér", "h", "ǎo", "g", "uì", "d", "ōu", "m", "a",
     ]  # fmt: skip
 
 
@@ -49,6 +49,12 @@ def test_several_speak_elements_follow_each_other():
 
 def test_text_that_is_no_markup_is_plain_even_with_ssml_on():
     assert OFFICIAL.segments("AT&T", ssml=True)[0].spoken == "AT and T."
+
+
+@pytest.mark.parametrize("syllable", ["shui5", "lve3", "ma6", "xyz1", "ma"])
+def test_a_syllable_without_tokens_is_refused(syllable):
+    with pytest.raises(ValueError, match=f"'{syllable}'"):
+        parse_pinyin(syllable)
 
 
 @pytest.mark.parametrize(

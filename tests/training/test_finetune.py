@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from dataset_packages import rows, tone, wav_bytes, zipped
 
-from cosyforge.cosyvoice.manifest import read_manifest
+from cosyforge.cosyvoice.manifest import read_manifest, write_manifest
 from cosyforge.cosyvoice.weights import load_model, read_tensors
 from cosyforge.dataset.report import report_of
 from cosyforge.errors import InvalidDataset, InvalidParameter
@@ -184,6 +186,20 @@ def test_with_enough_clips_some_are_held_out_and_judge_every_epoch(base_director
     assert {"lm_validation_loss", "lm_validation_accuracy", "flow_validation_loss"} <= figures.keys()
     # all rows are billed, the held-out ones too
     assert result.tokens == pytest.approx(result.duration_s * 25 * 2, abs=0.5)
+
+
+def test_what_the_base_model_says_of_its_flow_is_heeded(
+    finished: Run, base_directory: Path, package: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(base_directory, tmp_path / "base")
+    training = {"flow_loss": {"prior_weight": 0.3, "t_power": 1.5}}
+    write_manifest(base, replace(read_manifest(base), training=training))
+
+    finetune(package, base, tmp_path / "out", HYPER, on_event=lambda event: None)
+
+    ours, theirs = weights(tmp_path / "out"), weights(finished[2])
+    differing = {key.split("-")[0] for key in ours if not torch.equal(ours[key], theirs[key])}
+    assert differing == {"flow"}
 
 
 # --- stopping, killing, going on --------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import TINY
@@ -89,7 +91,7 @@ def test_the_lm_overfits_a_few_clips() -> None:
 
     train(
         task.objective(samples, make_trainable(task.lm, seed=1)),
-        type(config)(**{**vars(config), "learning_rate": 1e-2}),
+        replace(config, learning_rate=1e-2),
         seed=1,
         on_step=lambda report: losses.append(report.metrics["loss"]),
     )
@@ -106,7 +108,7 @@ def test_the_flow_overfits_a_few_clips() -> None:
 
     train(
         task.objective(samples, make_trainable(task.flow, seed=1)),
-        type(config)(**{**vars(config), "learning_rate": 5e-3}),
+        replace(config, learning_rate=5e-3),
         seed=1,
     )
 
@@ -134,6 +136,21 @@ def test_both_masks_and_both_layouts_are_trained(monkeypatch: pytest.MonkeyPatch
 
     assert masks == {True, False}
     assert layouts == {True, False}
+
+
+def test_the_flow_is_trained_as_its_base_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, seen = replace(flow_task(), prior_weight=0.3, t_power=1.5), {}
+    real_loss = task.flow.loss
+
+    def loss(*arguments: object, **options: object) -> object:
+        seen.update(options)
+        return real_loss(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(task.flow, "loss", loss)
+    descended, figures = task.loss(flow_samples(2), torch.Generator().manual_seed(0))
+
+    assert (seen["prior_weight"], seen["t_power"]) == (0.3, 1.5)
+    assert float(descended) > figures["mse"]
 
 
 def test_validation_repeats_itself_and_changes_nothing() -> None:

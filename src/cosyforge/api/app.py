@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from cosyforge import __version__
-from cosyforge.api import deployments, extensions, files, fine_tunes, speech
+from cosyforge.api import deployments, extensions, files, fine_tunes, speech, streams
 from cosyforge.api.envelope import install_error_handlers
 from cosyforge.api.middleware import Authentication, RequestContext
 from cosyforge.bootstrap import Platform
@@ -30,7 +30,7 @@ def create_app(platform: Platform) -> FastAPI:
 
     app = FastAPI(title="CosyForge", version=__version__, lifespan=lifespan)
     app.state.platform = platform
-    for module in (files, fine_tunes, deployments, speech, extensions):
+    for module in (files, fine_tunes, deployments, streams, speech, extensions):
         app.include_router(module.router)
     install_error_handlers(app)
     # the last one added is the outermost

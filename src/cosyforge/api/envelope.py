@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import structlog
@@ -44,6 +45,18 @@ def answer(request: Request, output: Any, **more: Any) -> JSONResponse:
 
 def error_body(request_id: str, code: str, message: str) -> dict[str, str]:
     return {"request_id": request_id, "code": code, "message": message}
+
+
+def server_sent_event(number: int, kind: str, status: int, body: dict[str, Any]) -> bytes:
+    """DashScope's framing: id, event, status, data on one line.
+
+    The status stands there twice: as a comment, and for errors as a field, which is the one that some clients read.
+    """
+    lines = [f"id:{number}", f"event:{kind}", f":HTTP_STATUS/{status}"]
+    if kind == "error":
+        lines.append(f"status:{status}")
+    lines.append(f"data:{json.dumps(body, ensure_ascii=False)}")
+    return ("\n".join(lines) + "\n\n").encode()
 
 
 def error_response(request: Request, error: errors.PlatformError) -> JSONResponse:

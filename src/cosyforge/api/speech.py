@@ -19,7 +19,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from cosyforge.api.context import Caller, PlatformParameter, link_to, now
-from cosyforge.api.envelope import answer, error_body, wire_error
+from cosyforge.api.envelope import answer, error_body, server_sent_event, wire_error
 from cosyforge.api.speech_parameters import MAX_TEXT_CHARACTERS, NO_TEXT, check_voice, is_ssml, parse_parameters
 from cosyforge.billing.characters import count_characters
 from cosyforge.bootstrap import Platform
@@ -259,7 +259,7 @@ def _keep_streamed(speech: Speech, writer: ArtifactWriter) -> None:
 
 
 class _EventWriter:
-    """DashScope's framing of server-sent events: id, event, status as a comment, data on one line."""
+    """What is said about a chunk, and at the end."""
 
     def __init__(self, request: Request, speech: Speech) -> None:
         self._request = request
@@ -303,11 +303,7 @@ class _EventWriter:
 
     def _event(self, kind: str, status: int, body: dict[str, Any]) -> bytes:
         self._number += 1
-        lines = [f"id:{self._number}", f"event:{kind}", f":HTTP_STATUS/{status}"]
-        if status != 200:
-            lines.append(f"status:{status}")  # some clients read this one
-        lines.append(f"data:{json.dumps(body, ensure_ascii=False)}")
-        return ("\n".join(lines) + "\n\n").encode()
+        return server_sent_event(self._number, kind, status, body)
 
 
 def fix_wav_sizes(path: Path) -> None:

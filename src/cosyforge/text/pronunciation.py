@@ -13,6 +13,14 @@ from cosyforge.text.lexicon import PHONES
 VOWELS = frozenset(phone for phone in PHONES if phone[0] in "AEIOU")
 
 _TONE_MARKS = {"a": "āáǎà", "e": "ēéěè", "i": "īíǐì", "o": "ōóǒò", "u": "ūúǔù", "ü": "ǖǘǚǜ"}
+_NEUTRAL_FINALS = frozenset(
+    {
+        *("a", "ai", "an", "ang", "ao", "e", "ei", "en", "eng", "i", "ian", "in", "ing", "iu"),
+        *("o", "ong", "ou", "u", "uang", "ue", "un", "uo"),
+    }
+)
+"""Finals that the tokenizer has without a tone mark."""
+
 _SYLLABLE = re.compile(
     r"(?P<initial>zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw])?(?P<final>[aeiouü][aeiouü]*(?:ng|n|r)?)(?P<tone>[1-5])"
 )
@@ -56,10 +64,21 @@ def parse_pinyin(symbols: str) -> list[str]:
         if match is None:
             raise ValueError(f"{syllable!r} is no pinyin syllable with a tone digit 1 to 5, such as ji3")
         tokens += [match["initial"]] if match["initial"] else []
-        tokens.append(_marked(match["final"], int(match["tone"])))
+        tokens.append(_final_token(match["final"], int(match["tone"]), syllable))
     if not tokens:
         raise ValueError("there is no syllable in it")
     return tokens
+
+
+def _final_token(final: str, tone: int, syllable: str) -> str:
+    if tone == 5 and final not in _NEUTRAL_FINALS:
+        raise ValueError(f"{syllable!r} cannot be spoken: there is no neutral {final}; give it a tone from 1 to 4")
+    if final == "üe":
+        # the tokenizer knows it in the fourth tone alone, and writes it with v
+        if tone != 4:
+            raise ValueError(f"{syllable!r} cannot be spoken: üe exists in the fourth tone only")
+        return "vè"
+    return _marked(final, tone)
 
 
 def _marked(final: str, tone: int) -> str:

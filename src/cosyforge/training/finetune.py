@@ -390,13 +390,10 @@ def _flow_stage(model: CosyVoice, corpus: _Corpus, hyper: HyperParameters, seed:
     num_parameters = sum(parameter.numel() for parameter in model.flow.parameters())
     config = hyper.flow_stage(num_parameters)
     trainables = make_trainable(model.flow, seed=derived_seed(seed, "flow factors"))
-    task = FlowTask(
-        model.flow,
-        corpus.speaker_embedding,
-        config.batch_size,
-        derived_seed(seed, "flow"),
-        prior_weight=float(model.manifest.training.get("flow_prior_weight", 0.0)),
-    )
+    # a base model says in its manifest what its flow was trained with besides the official loss
+    options = model.manifest.training.get("flow_loss", {})
+    seed_of_stage = derived_seed(seed, "flow")
+    task = FlowTask(model.flow, corpus.speaker_embedding, config.batch_size, seed_of_stage, **options)
     samples = [FlowSample(features.speech_token.long(), features.mel) for features in corpus.features]
     held_out = [samples[index] for index in sorted(corpus.held_out)]
     trained_on = [samples[index] for index in corpus.trained_on]

@@ -22,7 +22,7 @@ from cosyforge.training.lora import Trainables
 STREAMING_PROBABILITY = 0.5
 """How often a batch trains with the streaming block mask; one network serves both."""
 
-_VALIDATION_DRAWS = 4
+_VALIDATION_DRAWS = 2
 """Times and noises drawn per validation batch: the velocity's error differs much more between times than epochs."""
 
 
@@ -41,7 +41,7 @@ class FlowSample:
 class FlowTask:
     """Everything about the flow's training that stays the same from step to step.
 
-    prior_weight: weight of the L1 between mu and mel; of use only for a base model that was trained with it
+    prior_weight, t_power: as the base model was trained with them (see Flow.loss); the defaults are the official ones
     Shapes: speaker_embedding (192,)
     """
 
@@ -50,6 +50,7 @@ class FlowTask:
     batch_frames: int
     seed: int
     prior_weight: float = 0.0
+    t_power: float = 1.0
 
     def objective(self, samples: Sequence[FlowSample], trainables: Trainables) -> Objective[list[FlowSample]]:
         """What the loop descends for these samples."""
@@ -71,7 +72,11 @@ class FlowTask:
         self.flow.train()
         streaming = float(torch.rand((), generator=generator)) < STREAMING_PROBABILITY
         result = self.flow.loss(
-            self._batch(samples), streaming=streaming, generator=generator, prior_weight=self.prior_weight
+            self._batch(samples),
+            streaming=streaming,
+            generator=generator,
+            prior_weight=self.prior_weight,
+            t_power=self.t_power,
         )
         return result.loss, {"mse": float(result.mse)}
 

@@ -21,7 +21,9 @@ from cosyforge.dataset.batches import plan_batches
 from cosyforge.training.loop import Metrics, Objective
 from cosyforge.training.lora import Trainables
 
-BISTREAM_PROBABILITY = 0.5
+BISTREAM_PROBABILITY = 0.25
+"""Ours; the public recipe draws 0.5. A voice speaks whole sentences: the other layout has to survive, not to lead."""
+
 JOIN_PROBABILITY = 0.3
 _NUM_FRAME_POSITIONS = 2
 """sos and task_id."""
