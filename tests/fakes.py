@@ -76,18 +76,18 @@ def finetune(
     if "dataset_error" in behaviour:
         raise InvalidDataset(behaviour["dataset_error"])
     audio_s = behaviour.get("audio_s", 497.03)
+    on_event(TrainingEvent("progress", "data", metrics={"audio_s": audio_s}))
     on_event(TrainingEvent("log", "data", "data process succeeded, start to fine-tune"))
     for stage, max_epoch in (("lm", hyper_parameters.lm_max_epoch), ("flow", hyper_parameters.fm_max_epoch)):
         for epoch in range(1, max_epoch + 1):
             _sleep(behaviour.get("epoch_s", 0.0), should_stop)
             if should_stop():
-                return FakeResult([], 1234, 0.0)
+                raise InterruptedError("stopped")
             if behaviour.get("raise"):
                 raise RuntimeError(behaviour["raise"])
             on_event(TrainingEvent("log", stage, f"{stage} epoch {epoch}/{max_epoch} loss {1 / epoch:.3f}"))
-            on_event(
-                TrainingEvent("progress", stage, "", epoch, max_epoch, epoch, epoch / max_epoch, {"loss": 1 / epoch})
-            )
+            metrics = {"loss": 1 / epoch}
+            on_event(TrainingEvent("progress", stage, "", epoch, max_epoch, 0, epoch / max_epoch, metrics))
     checkpoints = []
     for candidate in plan_checkpoints(hyper_parameters):
         directory = out_directory / candidate.name
@@ -96,7 +96,9 @@ def finetune(
         (directory / "model.json").write_text(json.dumps(manifest))
         checkpoints.append(FakeCheckpoint(candidate.name, candidate.lm_epoch, candidate.fm_epoch, directory))
         on_event(TrainingEvent("checkpoint", "combine", candidate.name))
-    return FakeResult(checkpoints, billed_tokens(audio_s, hyper_parameters), 1.0)
+    tokens = billed_tokens(audio_s, hyper_parameters)
+    on_event(TrainingEvent("log", "combine", f"Actual number of consumed tokens is {tokens}!"))
+    return FakeResult(checkpoints, tokens, audio_s)
 
 
 def _behaviour(package: Path) -> dict[str, Any]:
@@ -200,7 +202,7 @@ class LiveServer:
             **{f"COSYFORGE_{name.upper()}": str(value) for name, value in chosen.items()},
         }
 
-    def start(self, timeout_s: float = 60) -> LiveServer:
+    def start(self, timeout_s: float = 180) -> LiveServer:
         port_file = self._directory / "port"
         port_file.unlink(missing_ok=True)
         command = [sys.executable, "-c", "from cosyforge.cli_platform import app; app()"]
@@ -211,7 +213,7 @@ class LiveServer:
         if not port_file.exists():
             raise RuntimeError(f"the server ended: {self.log()}")
         self.url = f"http://127.0.0.1:{port_file.read_text()}"
-        self.client = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
+        self.client = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=180)
         return self
 
     def stop(self) -> int:
@@ -219,13 +221,13 @@ class LiveServer:
         assert self.process is not None
         self.client.close()
         self.process.terminate()
-        return self.process.wait(60)
+        return self.process.wait(180)
 
     def kill(self) -> None:
         assert self.process is not None
         self.client.close()
         self.process.kill()
-        self.process.wait(60)
+        self.process.wait(180)
 
     def log(self) -> str:
         return (self._directory / "server.log").read_text()
@@ -251,7 +253,7 @@ class LiveServer:
     def job(self, job_id: str) -> dict[str, Any]:
         return output_of(self.client.get(f"/api/v1/fine-tunes/{job_id}"))
 
-    def wait_for_job(self, job_id: str, *statuses: str, timeout_s: float = 60) -> dict[str, Any]:
+    def wait_for_job(self, job_id: str, *statuses: str, timeout_s: float = 180) -> dict[str, Any]:
         wait_for(lambda: self.job(job_id)["status"] in statuses, timeout_s, f"{job_id} to be {statuses}")
         return self.job(job_id)
 
@@ -274,7 +276,7 @@ class LiveServer:
     def deployment(self, deployed_model: str) -> dict[str, Any]:
         return output_of(self.client.get(f"/api/v1/deployments/{deployed_model}"))
 
-    def wait_for_deployment(self, deployed_model: str, *statuses: str, timeout_s: float = 60) -> dict[str, Any]:
+    def wait_for_deployment(self, deployed_model: str, *statuses: str, timeout_s: float = 180) -> dict[str, Any]:
         def is_there() -> bool:
             return self.deployment(deployed_model)["status"] in statuses
 

@@ -57,8 +57,10 @@ class BackgroundLoop:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def ask_to_stop(self) -> None:
         self._stop.set()
+
+    def join(self) -> None:
         self._thread.join()
 
     @property
@@ -122,7 +124,9 @@ class Platform:
     def stop(self) -> None:
         """End the threads and every process that they started."""
         for loop in self._loops:
-            loop.stop()
+            loop.ask_to_stop()
+        for loop in self._loops:
+            loop.join()
         self.database.close()
         self.lock_file.close()
 

@@ -26,7 +26,11 @@ def follow_job(client: DashScope, job_id: str, num_epochs: int, seconds: float, 
     watch = _JobWatch()
     if not console.is_terminal:
         return _follow(
-            client, job_id, seconds, watch, lambda line: console.print(f"   {line}", highlight=False, markup=False)
+            client,
+            job_id,
+            seconds,
+            watch,
+            lambda line: console.print(f"   {line}", highlight=False, markup=False, soft_wrap=True),
         )
     columns = (
         TextColumn("   {task.description}"),

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from cosyforge.cli_platform import app as cli
 from fakes import KEY, LiveServer, assert_error, output_of
 
 ENDPOINTS = [
@@ -129,29 +131,26 @@ def test_a_page_past_the_end_is_empty(live_server, path):
     assert (page["page_no"], page["page_size"], lists) == (99, 10, [[]])
 
 
-def test_keys_are_made_listed_and_revoked_while_the_server_runs(live_server):
-    def keys(*arguments):
-        code = "from cosyforge.cli_platform import app; app()"
-        command = [sys.executable, "-c", code, "keys", *arguments, "--data-dir", str(live_server.data_dir)]
-        return subprocess.run(command, capture_output=True, text=True)
+def _keys(server, *arguments):
+    return CliRunner().invoke(cli, ["keys", *arguments, "--data-dir", str(server.data_dir)])
 
-    secret = keys("create", "--name", "laptop").stdout.strip()
+
+def test_keys_are_made_listed_and_revoked_while_the_server_runs(live_server):
+    secret = _keys(live_server, "create", "--name", "laptop").stdout.strip()
     headers = {"Authorization": f"Bearer {secret}"}
     assert httpx.get(f"{live_server.url}/api/v1/files", headers=headers).status_code == 200
-    listed = keys("list").stdout
+    listed = _keys(live_server, "list").stdout
     assert secret not in listed
     key_id = next(line.split("\t")[0] for line in listed.splitlines() if "laptop" in line)
-    assert "is revoked" in keys("revoke", key_id).stdout
+    assert "is revoked" in _keys(live_server, "revoke", key_id).stdout
     assert_error(httpx.get(f"{live_server.url}/api/v1/files", headers=headers), 401, "InvalidApiKey")
-    missing = keys("revoke", "999")
-    assert (missing.returncode, missing.stderr.strip()) == (2, "error: There is no API key 999.")
+    missing = _keys(live_server, "revoke", "999")
+    assert (missing.exit_code, missing.stderr.strip()) == (2, "error: There is no API key 999.")
 
 
-def test_a_key_of_another_workspace_sees_nothing_of_ours(tmp_path, live_server):
-    code = "from cosyforge.cli_platform import app; app()"
-    command = [sys.executable, "-c", code, "keys", "create", "--workspace", "other", "--data-dir"]
-    run = subprocess.run([*command, str(live_server.data_dir)], capture_output=True, text=True)
-    other = httpx.Client(base_url=live_server.url, headers={"Authorization": f"Bearer {run.stdout.strip()}"})
+def test_a_key_of_another_workspace_sees_nothing_of_ours(live_server):
+    secret = _keys(live_server, "create", "--workspace", "other").stdout.strip()
+    other = httpx.Client(base_url=live_server.url, headers={"Authorization": f"Bearer {secret}"})
     job = live_server.train()
     assert output_of(other.get("/api/v1/fine-tunes"))["total"] == 0
     assert_error(other.get(f"/api/v1/fine-tunes/{job['job_id']}"), 404, "NotFound")

@@ -75,7 +75,7 @@ def test_nucleus_stops_before_a_token_once_top_p_is_reached() -> None:
 
 
 def test_nucleus_holds_at_most_top_k_and_keeps_ties_in_order() -> None:
-    token, _ = nucleus(scores([0.1] * 10), replace(CONFIG, top_p=0.95, top_k=3))
+    token, _ = nucleus(scores([0.0005] * 2000), replace(CONFIG, top_p=0.95, top_k=3))
     assert token.tolist() == [0, 1, 2]
 
 

@@ -76,6 +76,10 @@ def test_added_tokens_match_verbatim_anywhere_and_nothing_else_is_added(nano: Te
     assert nano.encode("") == []
 
 
+def test_an_added_token_spelled_with_combining_marks_is_ordinary_text(nano: TextTokenizer) -> None:
+    assert nano.encode(unicodedata.normalize("NFD", "[ǐ]")) == list("[ǐ]".encode())
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=40))
 def test_decoding_gives_the_text_back(text: str) -> None:
@@ -93,14 +97,15 @@ def test_saved_tokenizer_is_the_same_when_read(nano: TextTokenizer, tmp_path: Pa
 
 
 def test_qwen2_merges_join_inside_words_only(tmp_path: Path) -> None:
-    """Digits stand alone, contractions and a leading blank stay with their word, as in Qwen2."""
-    merges = ["h e", "Ġ he", "1 2", "' s", "e ,"]
+    """Digits stand alone; contractions, a leading blank and the line end after a sign stay with theirs, as in Qwen2."""
+    merges = ["h e", "Ġ he", "1 2", "' s", "e ,", "! Ċ"]
     joined = [merge.replace(" ", "") for merge in merges]
     directory = write_qwen2_directory(tmp_path, byte_symbols() + joined, merges)
     tokenizer = TextTokenizer.from_qwen2_directory(directory)
     id_of = {word: 256 + index for index, word in enumerate(joined)}
     assert tokenizer.encode("he he's") == [id_of["he"], id_of["Ġhe"], id_of["'s"]]
     assert tokenizer.encode("12") == list(b"12")
+    assert tokenizer.encode("!\n") == [id_of["!Ċ"]]
     assert tokenizer.encode("he,") == [id_of["he"], ord(",")]
     assert tokenizer.token_id("<|endoftext|>") == 256 + len(merges)
 

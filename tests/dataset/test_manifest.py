@@ -62,6 +62,8 @@ def test_every_broken_line_is_reported_with_its_number(tmp_path: Path) -> None:
         b'{"wav_fn": "train/1.wav", "wav_fn": "train/2.wav", "text": "Hi."}',
         b"[" * 100_000,
         b'{"wav_fn": "train/1.wav", "text": "Hi.", "n": 1' + b"0" * 5000 + b"}",
+        b'{"wav_fn": "train/' + b"x" * 300 + b'.wav", "text": "Hi."}',
+        b'{"wav_fn": "train/\\u0000.wav", "text": "Hi."}',
     ]
 
     samples, problems = read(tmp_path, b"\n".join(lines))
@@ -84,6 +86,8 @@ def test_every_broken_line_is_reported_with_its_number(tmp_path: Path) -> None:
         (13, "not-json"),
         (14, "not-json"),
         (15, "not-json"),
+        (16, "bad-path"),
+        (17, "bad-path"),
     ]
     assert all(problem.severity == ERROR for problem in problems)
 

@@ -78,6 +78,21 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     assert inspect_clip(tmp_path, (tmp_path / "nan.wav").read_bytes()) == {"error not-finite"}
 
 
+def test_hours_of_audio_are_refused_without_being_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    real_read = soundfile.read
+
+    def read(*arguments: object, **options: object) -> object:
+        samples, rate_hz = real_read(*arguments, **options)
+        decoded.append(len(samples))
+        return samples, rate_hz
+
+    monkeypatch.setattr(soundfile, "read", read)
+
+    assert inspect_clip(tmp_path, wav_bytes(np.zeros(16_000 * 120, np.float32), 16_000)) == {"error too-long"}
+    assert decoded == [0]
+
+
 @pytest.mark.parametrize(
     ("text", "is_implausible"),
     [

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from fakes import LiveServer, child_pids, command_line, output_of, wait_for
+from fakes import HYPER_PARAMETERS, LiveServer, child_pids, command_line, output_of, wait_for
 
 SLOW = {"epoch_s": 60}
 
@@ -51,11 +51,16 @@ def test_a_killed_worker_fails_its_job_and_the_next_job_runs(live_server):
     live_server.wait_for_job(next_job, "SUCCEEDED")
 
 
-def test_canceling_stops_the_worker_and_bills_what_was_done(live_server):
-    job_id, pid = _start_slow_job(live_server)
+def test_canceling_stops_the_worker_and_bills_the_finished_epochs(live_server):
+    hyper_parameters = {**HYPER_PARAMETERS, "lm_max_epoch": 100_000}
+    file_id = live_server.upload(epoch_s=0.2, audio_s=100.0)
+    job_id = live_server.create_job(file_id, hyper_parameters=hyper_parameters)["job_id"]
+    pid = _worker_pid(live_server)
+    wait_for(lambda: sum("lm epoch" in line for line in _logs(live_server, job_id)) >= 2, 30, "two epochs")
     assert output_of(live_server.client.post(f"/api/v1/fine-tunes/{job_id}/cancel")) == {"status": "success"}
     job = live_server.wait_for_job(job_id, "CANCELED")
-    assert job["usage"] == 1234
+    num_epochs = sum("lm epoch" in line for line in _logs(live_server, job_id))
+    assert job["usage"] == num_epochs * 25 * 100
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 10, "the worker to be gone")
 
 

@@ -313,9 +313,10 @@ def test_a_broken_package_is_refused_with_every_problem_in_the_log(base_director
 def test_what_is_no_zip_is_refused(base_directory: Path, tmp_path: Path) -> None:
     (tmp_path / "p.zip").write_bytes(b"nothing")
 
-    error, _ = refused(tmp_path / "p.zip", base_directory, tmp_path / "out")
+    error, messages = refused(tmp_path / "p.zip", base_directory, tmp_path / "out")
 
-    assert "zip" in error.message
+    assert "is not a readable zip archive" in error.message
+    assert any("[zip-unreadable]" in message for message in messages)
 
 
 def test_a_language_that_the_base_does_not_speak_is_refused_line_by_line(base_directory: Path, tmp_path: Path) -> None:

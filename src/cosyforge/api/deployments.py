@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from cosyforge.api.context import Caller, PageNo, PlatformParameter, iso_time, now
 from cosyforge.api.envelope import answer
@@ -31,7 +31,7 @@ class CreateDeployment(BaseModel):
     template_id: str | None = None
     plan: str | None = None
     billing_method: str | None = None
-    name: str | None = None
+    name: str | None = Field(None, max_length=200)
     suffix: str | None = None
 
 

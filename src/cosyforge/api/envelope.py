@@ -61,9 +61,17 @@ def server_sent_event(number: int, kind: str, status: int, body: dict[str, Any])
 
 def error_response(request: Request, error: errors.PlatformError) -> JSONResponse:
     status, code = wire_error(error)
-    # clients repeat 409 and 500 by themselves, also for POST; neither gets better by that
-    headers = {"x-should-retry": "false"} if status in (409, 500) else {}
-    return JSONResponse(error_body(request.state.request_id, code, error.message), status, headers)
+    return JSONResponse(
+        error_body(request.state.request_id, code, error.message), status, _retry_headers(status, error)
+    )
+
+
+def _retry_headers(status: int, error: errors.PlatformError) -> dict[str, str]:
+    """Clients repeat 409, 429 and 500 by themselves, also a POST: tell them when that cannot help."""
+    if status == 429:
+        return {"retry-after": "1"}
+    is_hopeless = status == 409 or (status == 500 and not error.fields.get("is_temporary"))
+    return {"x-should-retry": "false"} if is_hopeless else {}
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -85,7 +85,7 @@ def delete_file(request: Request, platform: PlatformParameter, caller: Caller, f
     return JSONResponse({"request_id": request.state.request_id})
 
 
-@router.get("/artifacts/{key:path}", include_in_schema=False)
+@router.api_route("/artifacts/{key:path}", methods=["GET", "HEAD"], include_in_schema=False)
 def get_artifact(
     platform: PlatformParameter,
     key: str,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from cosyforge.api.context import Caller, PageNo, PlatformParameter, date_and_time, iso_time, now
 from cosyforge.api.envelope import answer
@@ -33,8 +33,8 @@ class CreateJob(BaseModel):
     training_datasets: list[dict[str, Any]] | None = None
     validation_file_ids: list[str] | None = None
     validation_datasets: list[dict[str, Any]] | None = None
-    job_name: str | None = None
-    model_name: str | None = None
+    job_name: str | None = Field(None, max_length=200)
+    model_name: str | None = Field(None, max_length=200)
     finetuned_output_suffix: str | None = None
 
 

@@ -17,6 +17,9 @@ from cosyforge.dataset.package import CLIP_FOLDER, MANIFEST_NAME
 from cosyforge.dataset.report import ERROR, WARNING, Problem
 
 _KEYS = ("wav_fn", "text")
+_MAX_PATH_BYTES = 250
+"""Below what every file system takes as one name, so that looking for the file is always possible."""
+
 _EXAMPLE = 'write one object per line, like {"wav_fn": "train/1.wav", "text": "Hello."}'
 
 
@@ -106,6 +109,9 @@ def _path_problems(line: int, wav_fn: str) -> Iterator[Problem]:
         yield Problem(ERROR, "bad-path", found, "write the plain path below train/", line)
     elif any(unicodedata.category(char) in ("Cc", "Cs") for char in wav_fn):
         yield Problem(ERROR, "bad-path", f"wav_fn has a control character (got {shown})", "rename the file", line)
+    elif len(wav_fn.encode()) > _MAX_PATH_BYTES:
+        found = f"wav_fn has {len(wav_fn.encode())} bytes, more than {_MAX_PATH_BYTES}"
+        yield Problem(ERROR, "bad-path", found, "give the file a shorter name", line)
     elif PurePosixPath(wav_fn).suffix.lower() != ".wav":
         yield Problem(ERROR, "not-wav", f"wav_fn must end with .wav (got {shown})", "convert the clip to WAV", line)
 

@@ -111,19 +111,18 @@ def _check_clip(sample: Sample, files_by_lower_name: dict[str, Path], root: Path
         return None, [problem(ERROR, "missing-file", "the file is not in the zip", advice)]
     try:
         info = soundfile.info(sample.path)
-        samples, sample_rate_hz = soundfile.read(sample.path, dtype="float32", always_2d=True)
+        # a clip that is too long is refused by its header: decoding hours of it could fill the memory
+        num_frames = -1 if info.frames <= MAX_CLIP_S * info.samplerate else 0
+        samples, sample_rate_hz = soundfile.read(sample.path, num_frames, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         found = f"cannot be read as WAV ({error.error_string.rstrip('.')})"
         return None, [problem(ERROR, "unreadable-audio", found, "export it again as PCM WAV")]
     if info.format not in ("WAV", "WAVEX", "RF64"):
         found = f"is {info.format} under the name .wav"
         return None, [problem(ERROR, "not-wav", found, "convert it to WAV, not only rename it")]
-    duration_s = len(samples) / sample_rate_hz
+    duration_s = info.frames / sample_rate_hz
     problems = [problem(WARNING, *finding) for finding in _truncation(sample.path)]
-    problems += [
-        problem(severity, rule, found, advice)
-        for severity, rule, found, advice in _audio_problems(samples, sample_rate_hz, duration_s)
-    ]
+    problems += [problem(*finding) for finding in _audio_problems(samples, sample_rate_hz, duration_s)]
     if any(problem.severity == ERROR for problem in problems):
         return None, problems
     clip = Clip(sample.line, sample.wav_fn, sample.text, sample.path, duration_s, int(sample_rate_hz))

@@ -82,7 +82,7 @@ class ReplicaStream:
             raise self._text_error
         if was_closed:
             raise StopIteration
-        raise Internal("The replica stopped while it was speaking; please try again.")
+        raise Internal("The replica stopped while it was speaking; please try again.", is_temporary=True)
 
     def _send_text(self, text: Iterable[str]) -> None:
         try:

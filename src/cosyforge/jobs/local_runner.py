@@ -45,8 +45,11 @@ class LocalRunner:
         return self._directory(job_id) / "events.jsonl"
 
     def clean_up(self, job_id: str) -> None:
-        """Drop what only the run needed; its results and what it said stay."""
-        shutil.rmtree(self._directory(job_id) / "work", ignore_errors=True)
+        """Drop what only the run needed; its results and the worker's own log stay."""
+        directory = self._directory(job_id)
+        shutil.rmtree(directory / "work", ignore_errors=True)
+        for path in (self.events_path(job_id), directory / "spec.json"):
+            path.unlink(missing_ok=True)
 
     def _directory(self, job_id: str) -> Path:
         return self._config.jobs_directory / job_id

@@ -71,9 +71,7 @@ class Jobs:
             self._check_limit(connection, workspace_id)
             file = get_file(connection, workspace_id, datasets[0]["file_id"])
             job_id, tail = self._new_job_id(connection, now)
-            # the job keeps its own copy: the file may be deleted while it waits
             package = f"packages/{job_id}.zip"
-            self._artifacts.copy(file.artifact, package)
             suffix = f"{request.finetuned_output_suffix}-" if request.finetuned_output_suffix else ""
             queries.insert_job(
                 connection,
@@ -96,6 +94,8 @@ class Jobs:
                     "events_offset": 0,
                 },
             )
+            # the job keeps its own copy: the file may be deleted while it waits
+            self._artifacts.copy(file.artifact, package)
             return queries.get_job(connection, job_id)
 
     def get(self, workspace_id: str, job_id: str) -> FineTuneJob:

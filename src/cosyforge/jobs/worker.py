@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cosyforge.billing.tariff import training_tokens
 from cosyforge.errors import InvalidParameter, PlatformError
 from cosyforge.jobs.process import die_with_parent
 from cosyforge.training.events import TrainingEvent
@@ -94,13 +96,13 @@ def run(spec: WorkerSpec, events: EventFile, should_stop: Callable[[], bool]) ->
     """
     hyper_parameters = HyperParameters.parse(spec.hyper_parameters)
     trainer = load_attribute(spec.trainer)
-    tokens_so_far = 0
+    work_done = WorkDone()
 
     def forward(event: TrainingEvent) -> None:
-        nonlocal tokens_so_far
-        tokens_so_far = int(event.metrics.get("tokens", tokens_so_far))
+        work_done.see(event)
         events.write("event", event=event.to_json())
 
+    started_at = time.monotonic()
     try:
         result = trainer(
             Path(spec.package),
@@ -115,16 +117,11 @@ def run(spec: WorkerSpec, events: EventFile, should_stop: Callable[[], bool]) ->
     except Exception:
         if not should_stop():
             raise
-        # a trainer may leave its loop by an exception when it is asked to stop
-        result = None
-    if should_stop():
-        tokens = tokens_so_far if result is None else result.tokens
-        events.log(f"job canceled, {tokens} tokens consumed")
-        events.write("canceled", tokens=tokens)
+        # a trainer leaves its loops by an exception when it is asked to stop
+        events.log(f"job canceled, {work_done.tokens} tokens consumed")
+        events.write("canceled", tokens=work_done.tokens)
         return
-    assert result is not None
-    events.log(f"Actual number of consumed tokens is {result.tokens}!")
-    events.log(f"job succeeded after {result.duration_s:.1f} s, {len(result.checkpoints)} checkpoints")
+    events.log(f"job succeeded in {time.monotonic() - started_at:.1f} s, {len(result.checkpoints)} checkpoints")
     events.log("##FT_COMPLETE##")
     checkpoints = [
         {
@@ -138,11 +135,29 @@ def run(spec: WorkerSpec, events: EventFile, should_stop: Callable[[], bool]) ->
     events.write("succeeded", tokens=result.tokens, checkpoints=checkpoints)
 
 
+class WorkDone:
+    """The finished epochs of a run and what they cost, for the bill of a job that is cancelled.
+
+    The trainer reports the seconds of audio as the metric `audio_s` of stage "data", and the end of an epoch as progress
+    without a step.
+    """
+
+    def __init__(self) -> None:
+        self._audio_s = 0.0
+        self._num_epochs = {"lm": 0, "flow": 0}
+
+    def see(self, event: TrainingEvent) -> None:
+        self._audio_s = event.metrics.get("audio_s", self._audio_s)
+        if event.kind == "progress" and event.step == 0 and event.stage in self._num_epochs:
+            self._num_epochs[event.stage] = max(self._num_epochs[event.stage], event.epoch)
+
+    @property
+    def tokens(self) -> int:
+        return training_tokens(self._num_epochs["lm"], self._num_epochs["flow"], self._audio_s)
+
+
 def report_failure(events: EventFile, error: PlatformError) -> None:
-    """Write the whole report of a bad dataset to the log, and the message to the job."""
-    report = error.fields.get("report")
-    text = error.message if report is None else report.to_text()  # type: ignore[attr-defined]
-    for line in text.splitlines():
+    for line in error.message.splitlines():
         events.log(line, "ERROR")
     code = "InvalidParameter" if isinstance(error, InvalidParameter) else "InternalError"
     events.write("failed", code=code, message=error.message)

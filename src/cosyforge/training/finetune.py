@@ -197,10 +197,10 @@ def _take_in(package: Path, work: Path, run: _Run) -> tuple[list[Clip], Report]:
     """Unpack (once) and validate, and say what was found."""
     run.check_stop("unpacking")
     data = work / "data"
-    if not data.exists():
-        unpack(package, data)
-    run.progress("data", _DATA_END / 2)
     try:
+        if not data.exists():
+            unpack(package, data)
+        run.progress("data", _DATA_END / 2)
         clips, report = validate(data)
     except InvalidDataset as error:
         _log_report(report_of(error), run)

@@ -17,7 +17,7 @@ from cosyforge.cosyvoice.manifest import FrontendEntry, Manifest, VoiceEntry
 from cosyforge.cosyvoice.model import CosyVoice, Voice
 from cosyforge.cosyvoice.text_tokenizer import TextTokenizer
 from cosyforge.cosyvoice.weights import save_model
-from cosyforge.training.pretrain.flow_stage import speaker_means
+from cosyforge.training.pretrain.flow_stage import PRIOR_WEIGHT, TIME_POWER, speaker_means
 from cosyforge.training.pretrain.steps import load_averaged
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def assemble(workshop: Workshop, out: Path) -> Manifest:
             "corpus": f"{workshop.num_clips} clips by flite (slt, awb, kal16) and espeak-ng; flite rms never heard",
             "steps": steps,
             "seed": workshop.seed,
+            # what fine-tuning goes on with
+            "flow_loss": {"prior_weight": PRIOR_WEIGHT, "t_power": TIME_POWER},
         },
         licence="Apache-2.0",
     )

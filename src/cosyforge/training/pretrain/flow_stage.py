@@ -13,8 +13,8 @@ from cosyforge.cosyvoice.flow import Flow, FlowBatch
 from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.sampler import LengthSampler
 
-_PRIOR_WEIGHT = 0.3
-_TIME_POWER = 1.5
+PRIOR_WEIGHT = 0.3
+TIME_POWER = 1.5
 """More of the steps near t = 0, where the sentence is decided; the fine grain near t = 1 needs fewer."""
 _OWN_VECTOR_SHARE = 0.5
 """How often a clip is drawn with its own speaker vector; else with its speaker's mean, as tuned and preset voices are."""
@@ -38,7 +38,7 @@ class FlowLossFunction:
         streaming = bool(torch.rand(1, generator=generator).item() < 0.5)
         with torch.autocast("cpu", torch.bfloat16):
             result = self.flow.loss(
-                batch, streaming=streaming, generator=generator, prior_weight=_PRIOR_WEIGHT, t_power=_TIME_POWER
+                batch, streaming=streaming, generator=generator, prior_weight=PRIOR_WEIGHT, t_power=TIME_POWER
             )
         return result.loss, {"prior": float(result.prior_loss)}
 
