@@ -65,10 +65,10 @@ def write_report(path: Path, report: DemoReport) -> None:
 
 def _voice_table(report: DemoReport) -> Table:
     kind = "held-out recordings" if report.is_held_out else "training recordings"
-    table = Table(title=f"The voices against {kind} of the speaker", title_justify="left")
+    table = Table(title=f"Words understood, and likeness to {kind} of the speaker", title_justify="left")
     # of the real recordings, likeness is that of one half to the other: the mark that no voice can pass
     table.add_column("", no_wrap=True)
-    for column in ("words understood", "word errors", "likeness", "pitch Hz", "phones/s", "faults"):
+    for column in ("words", "errors", "likeness", "pitch", "phones/s", "faults"):
         table.add_column(column, justify="right")
     if report.tuned.recorded is not None:
         table.add_row("real recordings", *_cells(report.tuned.recorded))
@@ -93,7 +93,7 @@ def _cells(figures: VoiceFigures) -> list[str]:
         f"{words.words_understood} of {words.num_words}",
         "-" if figures.word_error_rate is None else f"{figures.word_error_rate:.0%}",
         "not measured" if figures.similarity is None else f"{figures.similarity:.2f}",
-        "-" if figures.median_f0_hz is None else f"{figures.median_f0_hz:.0f}",
+        "-" if figures.median_f0_hz is None else f"{figures.median_f0_hz:.0f} Hz",
         "-" if figures.phones_per_s is None else f"{figures.phones_per_s:.1f}",
         str(figures.num_faults),
     ]

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -31,7 +30,7 @@ def test_it_does_not_load_torch(module):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_it_answers_after_less_than_two_seconds_of_work(tmp_path):
+def test_it_starts_with_less_than_two_seconds_of_work_and_stops_by_itself(tmp_path):
     """Processor time, so that a busy machine does not matter; it includes making the database."""
     server = LiveServer(tmp_path).start()
     try:
@@ -41,6 +40,7 @@ def test_it_answers_after_less_than_two_seconds_of_work(tmp_path):
         assert used_s < 2
     finally:
         server.stop()
+    assert '"Application shutdown complete."' in server.log()
 
 
 def test_it_becomes_ready(live_server):
@@ -156,11 +156,3 @@ def test_a_key_of_another_workspace_sees_nothing_of_ours(live_server):
     assert_error(other.get(f"/api/v1/fine-tunes/{job['job_id']}"), 404, "NotFound")
     body = {"model": job["finetuned_output"], "input": {"text": "hi", "voice": "default"}}
     assert_error(other.post(ENDPOINTS[6][1], json=body), 403, "Model.AccessDenied", "Model access denied.")
-
-
-def test_it_stops_within_its_grace(tmp_path):
-    server = LiveServer(tmp_path).start()
-    started_at = time.monotonic()
-    server.stop()
-    assert time.monotonic() - started_at < 15
-    assert '"Application shutdown complete."' in server.log()

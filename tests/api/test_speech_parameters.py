@@ -123,7 +123,7 @@ def test_chunks_before_the_sound_are_skipped(tmp_path):
     header = wav_header(0, 24000)
     path.write_bytes(header[:36] + b"LIST\x03\0\0\0abc\0" + header[36:] + b"12345678")
     fix_wav_sizes(path)
-    assert path.read_bytes()[-16:] == b"data\x08\0\0\012345678"
+    assert path.read_bytes()[-16:] == b"data\x08\x00\x00\x00" + b"12345678"
     assert int.from_bytes(path.read_bytes()[4:8], "little") == len(path.read_bytes()) - 8
 
 

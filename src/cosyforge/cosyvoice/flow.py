@@ -422,8 +422,8 @@ class FlowStream:
     That is exact, not approximate: under the block mask no frame of a finished block of `chunk_frames` depends on
     later frames, the convolutions look back only, and the noise is fixed. So a block is sampled once, and of every
     Euler step only keys, values and the convolutions' last inputs are kept. A frame does see the rest of its own
-    block: frames come out when their block is complete (blocks count from the start of the prompt) and its look-
-    ahead tokens are there, or at the end.
+    block: frames come out when their block is complete (blocks count from the start of the prompt) and the tokens it
+    looks ahead to are there, or at the end.
 
     The constructor works through the prompt's finished blocks. Keep such a stream per voice and `fork()` it per
     request: forks share the prompt's memory until their first block.
