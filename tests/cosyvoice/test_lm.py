@@ -481,7 +481,7 @@ def test_training_teaches_both_layouts_what_decoding_then_says() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.1
+    assert loss.item() < 0.1
     for row in range(2):
         expected = speech[row].tolist()
         whole = generate(lm, text[row], instruct[row], tokens(), sampling=GREEDY, min_len=0, max_len=40)

@@ -122,7 +122,7 @@ def finetune(
         clips, report = _take_in(package, work, run)
         model = _load(base_directory, device)
         corpus = _prepare(clips, model, work, seed, run)
-        voice = _make_voice(corpus, run)
+        voice = _make_voice(model, corpus, run)
         lm, flow = _lm_stage(model, corpus, hyper_parameters, seed), _flow_stage(model, corpus, hyper_parameters, seed)
         lm_work = _FEATURES_END + (_TRAINING_END - _FEATURES_END) * lm.cost / (lm.cost + flow.cost)
         lm_epochs, fm_epochs = saved_epochs(hyper_parameters)
@@ -332,8 +332,12 @@ def _held_out(num_clips: int, seed: int) -> frozenset[int]:
     return frozenset(random.Random(f"held out {seed}").sample(range(num_clips), count))
 
 
-def _make_voice(corpus: _Corpus, run: _Run) -> Voice:
-    """The mean embedding, and the clip that stands before every sentence."""
+def _make_voice(model: CosyVoice, corpus: _Corpus, run: _Run) -> Voice:
+    """The mean embedding, and the clip that stands before every sentence.
+
+    A base that states `lm_prompt: false` (a small LM loses its place behind a transcript) gets a prompt without one:
+    then only the flow hears it.
+    """
     indexes = prompt_candidates([clip.duration_s for clip in corpus.clips])
     figures = []
     for index in indexes:
@@ -344,7 +348,8 @@ def _make_voice(corpus: _Corpus, run: _Run) -> Voice:
     best = choose_prompt(figures)
     clip, features = corpus.clips[indexes[best]], corpus.features[indexes[best]]
     run.log("features", f"Prompt of the voice: {clip.wav_fn} ({clip.duration_s:.1f} s).")
-    return Voice(corpus.speaker_embedding, clip.text, features.speech_token.long(), features.mel)
+    prompt_text = clip.text if model.manifest.training.get("lm_prompt", True) else None
+    return Voice(corpus.speaker_embedding, prompt_text, features.speech_token.long(), features.mel)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ def assemble(workshop: Workshop, out: Path) -> Manifest:
             "steps": steps,
             "seed": workshop.seed,
             # what fine-tuning goes on with
+            "lm_prompt": False,
             "flow_loss": {"prior_weight": PRIOR_WEIGHT, "t_power": TIME_POWER},
         },
         licence="Apache-2.0",
@@ -90,7 +91,8 @@ def _preset_voices(workshop: Workshop, clips: list[Any]) -> dict[str, Voice]:
         code = codes[index]
         voices[name] = Voice(
             speaker_embedding=means[speaker],
-            prompt_text=clips[index].clip.text,
+            # no transcript: this LM reads better without a prompt (phone error .15 against .33); the flow hears it
+            prompt_text=None,
             prompt_token=code,
             prompt_mel=clips[index].mel[: 2 * len(code)].float().T.contiguous(),
         )
