@@ -107,8 +107,8 @@ class Platform:
 
     def __post_init__(self) -> None:
         self._loops = [
-            BackgroundLoop("scheduler", self.scheduler.step, self.scheduler.shut_down, 0.1),
-            BackgroundLoop("reconciler", self.reconciler.step, self.reconciler.shut_down, 0.1),
+            BackgroundLoop("scheduler", self.scheduler.step, self.scheduler.shut_down, 0.25),
+            BackgroundLoop("reconciler", self.reconciler.step, self.reconciler.shut_down, 0.2),
             BackgroundLoop("sweeper", self._sweep, lambda now: None, 60),
         ]
 
