@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from cosyforge.api.context import Caller, PageNo, PlatformParameter, date_and_time, iso_time, now
 from cosyforge.api.envelope import answer
 from cosyforge.bootstrap import Platform
-from cosyforge.jobs.records import FINAL, MAX_CHECKPOINTS, CheckpointStatus, FineTuneJob, JobCheckpoint, JobStatus
+from cosyforge.jobs.records import FINAL, CheckpointStatus, FineTuneJob, JobCheckpoint, JobStatus
 from cosyforge.jobs.service import JobRequest
+from cosyforge.training.checkpoints import MAX_CHECKPOINTS
 
 router = APIRouter(prefix="/api/v1/fine-tunes", tags=["fine-tunes"])
 

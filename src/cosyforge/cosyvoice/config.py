@@ -182,7 +182,7 @@ NANO = ModelConfig(
     ),
     flow=FlowConfig(
         speech_token_size=729, pre_lookahead_channels=256, dim=192, depth=6, num_heads=3, head_dim=64,
-        conv_pos_groups=16, dropout=0.0, num_steps=6, temperature=0.5,
+        conv_pos_groups=16, dropout=0.0, num_steps=6, temperature=0.2,
     ),
     hift=HiFTConfig(
         base_channels=256, f0_channels=96, upsample_rates=(4,), upsample_kernel_sizes=(8,), istft_n_fft=480, istft_hop=120,
@@ -191,5 +191,5 @@ NANO = ModelConfig(
     speech_tokenizer=SpeechTokenizerConfig(hidden_size=192, num_heads=3, num_layers=4, fsq_dim=6),
     speaker_encoder=SpeakerEncoderConfig(growth_rate=8, init_channels=32, blocks=(4, 6, 4)),
     # a small vocabulary repeats itself rightly (a long vowel is one token several times): no repetition rule
-    sampling=SamplingConfig(top_p=0.4, top_k=5, tau=1.0),
+    sampling=SamplingConfig(top_p=0.2, top_k=5, tau=1.0),
 )

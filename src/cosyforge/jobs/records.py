@@ -38,8 +38,6 @@ ALLOWED_FROM: dict[JobStatus, frozenset[JobStatus]] = {
 }
 """Status -> the ones it may follow. A job starts as PENDING."""
 
-MAX_CHECKPOINTS = 10
-
 
 class CheckpointStatus(StrEnum):
     """SUCCEEDED: exported, so it is a deployable model. PENDING: kept, not exported."""
