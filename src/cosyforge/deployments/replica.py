@@ -205,6 +205,8 @@ class ReplicaServer:
         if frame is None:
             return
         request = SynthesisRequest(**frame[0]["request"])
+        # whoever hears nothing of this kind knows that nothing was begun and may ask another replica
+        send_frame(connection, {"type": "accepted"})
         conversation = Conversation(connection, self._turns)
         listener = threading.Thread(target=conversation.listen, daemon=True)
         listener.start()

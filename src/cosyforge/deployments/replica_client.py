@@ -13,6 +13,9 @@ from cosyforge.deployments.frames import chunk_from_frame, error_from_frame, rec
 from cosyforge.errors import Internal
 from cosyforge.synthesis.request import AudioChunk, SynthesisRequest
 
+_ACCEPT_S = 10.0
+"""How long a replica may take to accept a request; it does so at once, in a thread of its own, however busy its engine is."""
+
 
 class ReplicaClient:
     """Implements Synthesizer over a replica's socket; every request has a connection of its own."""
@@ -29,6 +32,10 @@ class ReplicaClient:
         try:
             connection.connect(self._socket_path)
             send_frame(connection, {"type": "start", "request": dataclasses.asdict(request)})
+            connection.settimeout(_ACCEPT_S)
+            if receive_frame(connection) is None:
+                raise ConnectionError("it hung up before the request was begun")
+            connection.settimeout(None)
         except OSError as error:
             connection.close()
             raise ConnectionError(f"the replica does not answer: {error}") from error
