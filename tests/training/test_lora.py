@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY
+from tiny_model import TINY
 from torch import Tensor, nn
 
 from cosyforge.cosyvoice.config import NANO, OFFICIAL, ModelConfig

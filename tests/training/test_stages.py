@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
+from tiny_model import TINY
 
 from cosyforge.cosyvoice.flow import Flow
 from cosyforge.cosyvoice.lm import SpeechLM
