@@ -48,7 +48,7 @@ def finetune(
     package: Annotated[Path, typer.Argument(help="Zip of recordings: data.jsonl and train/*.wav.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoints.")],
     base: Annotated[Path | None, typer.Option(help="Base model directory; default is the built-in one.")] = None,
-    lm_max_epoch: _Epochs = 12,
+    lm_max_epoch: _Epochs = 8,
     lm_step: _Epochs = 4,
     lm_num: _Epochs = 2,
     lm_batch_size: _Epochs = 1000,

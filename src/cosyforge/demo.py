@@ -28,7 +28,7 @@ from cosyforge.evaluation.similarity import VoiceEncoder
 from cosyforge.evaluation.transcriber import PocketsphinxTranscriber
 
 HYPER_PARAMETERS = {
-    "lm_max_epoch": 12,
+    "lm_max_epoch": 8,
     "lm_step": 4,
     "lm_num": 2,
     "lm_batch_size": 1000,
