@@ -55,7 +55,7 @@ class ReplicaSpec:
         return cls(**json.loads(path.read_text()))
 
 
-class Canceled(Exception):  # noqa: N818 - not an error
+class Canceled(Exception):
     """Nobody listens any more."""
 
 

@@ -24,7 +24,7 @@ from cosyforge.errors import NotFound, PlatformError
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
-class AccessDenied(PlatformError):  # noqa: N818 - named like its siblings in errors.py
+class AccessDenied(PlatformError):
     """Access denied."""
 
 

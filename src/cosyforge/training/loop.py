@@ -29,7 +29,7 @@ Batch = TypeVar("Batch")
 Metrics = dict[str, float]
 
 
-class TrainingStopped(Exception):  # noqa: N818 it is a request that was met, not an error
+class TrainingStopped(Exception):
     """The run was asked to stop; its state is saved and a later run with the same work directory goes on from there."""
 
 
