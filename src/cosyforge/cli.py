@@ -6,6 +6,7 @@ Translates and delegates. Commands that make sound import the speech column insi
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cosyforge.cli_platform import app
-from cosyforge.errors import InvalidDataset, PlatformError
+from cosyforge.errors import InvalidDataset, InvalidParameter, PlatformError
 
 if TYPE_CHECKING:
     from cosyforge.training.events import TrainingEvent
 
+_Model = Annotated[
+    Path | None, typer.Option(exists=True, file_okay=False, help="Model directory; default is the built-in base.")
+]
+_Base = Annotated[
+    Path | None, typer.Option(exists=True, file_okay=False, help="Base of a tuned model when it has moved.")
+]
 _Epochs = Annotated[int, typer.Option(min=1, help="Epochs.")]
 
 
@@ -27,7 +34,8 @@ def main() -> None:
     try:
         app()
     except InvalidDataset as error:
-        _fail(str(error.fields.get("report", "")) or error.message)
+        report = error.fields.get("report")
+        _fail(error.message if report is None else f"the training package breaks rules\n{report.to_text()}")  # type: ignore[attr-defined]
     except PlatformError as error:
         _fail(error.message)
 
@@ -45,7 +53,7 @@ def _base_directory(base: Path | None) -> Path:
 
 @app.command()
 def finetune(
-    package: Annotated[Path, typer.Argument(help="Zip of recordings: data.jsonl and train/*.wav.")],
+    package: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Zip: data.jsonl and train/*.wav.")],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoints.")],
     base: Annotated[Path | None, typer.Option(help="Base model directory; default is the built-in one.")] = None,
     lm_max_epoch: _Epochs = 8,
@@ -71,11 +79,18 @@ def finetune(
         fm_num=fm_num,
         fm_batch_size=fm_batch_size,
     )
-    result = _with_progress(
-        lambda on_event: run(
-            package, _base_directory(base), out, hyper_parameters, on_event=on_event, work_directory=out / "work"
+    # beside the result, so that a stopped run goes on; gone when it is done or the package is no good
+    work = out.with_name(f"{out.name}.work")
+    try:
+        result = _with_progress(
+            lambda on_event: run(
+                package, _base_directory(base), out, hyper_parameters, on_event=on_event, work_directory=work
+            )
         )
-    )
+    except InvalidParameter:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work)
     for checkpoint in result.checkpoints:
         typer.echo(f"{checkpoint.name}  {checkpoint.directory}")
     typer.echo(f"{result.tokens} tokens")
@@ -97,7 +112,7 @@ def _with_progress(work: Callable[[Callable[[TrainingEvent], None]], Any]) -> An
 
         def show(event: TrainingEvent) -> None:
             if event.kind != "progress":
-                progress.console.print(event.message, highlight=False)
+                progress.console.print(event.message, highlight=False, markup=False)
                 return
             figures = " ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
             epoch = f" {event.epoch}/{event.max_epoch}" if event.max_epoch else ""
@@ -110,8 +125,8 @@ def _with_progress(work: Callable[[Callable[[TrainingEvent], None]], Any]) -> An
 def synthesize(
     text: Annotated[str, typer.Option(help="What to say; - reads standard input.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="WAV, MP3 or Ogg file to write, by its ending.")],
-    model: Annotated[Path | None, typer.Option(help="Model directory; default is the built-in base.")] = None,
-    base: Annotated[Path | None, typer.Option(help="Base of a tuned model when it has moved.")] = None,
+    model: _Model = None,
+    base: _Base = None,
     voice: Annotated[str | None, typer.Option(help="Voice of the model; default is its first.")] = None,
     sample_rate: Annotated[int, typer.Option(help="Samples per second of the file.")] = 24000,
     rate: Annotated[float, typer.Option(min=0.5, max=2.0, help="Tempo.")] = 1.0,
@@ -122,6 +137,7 @@ def synthesize(
     streaming: Annotated[bool, typer.Option(help="Work piece by piece, as for a listener; same samples.")] = False,
 ) -> None:
     """Speak a text to a file, with no server."""
+    from cosyforge.cosyvoice.manifest import replacing
     from cosyforge.synthesis.engine import Engine
     from cosyforge.synthesis.request import SynthesisRequest
 
@@ -140,17 +156,15 @@ def synthesize(
         seed=seed,
         enable_ssml=ssml,
     )
-    partial = out.with_name(out.name + ".part")
-    with partial.open("wb") as file:
+    with replacing(out) as partial, partial.open("wb") as file:
         for chunk in engine.synthesize(request, [sys.stdin.read() if text == "-" else text]):
             file.write(chunk.audio)
-    partial.replace(out)
 
 
 @app.command()
 def evaluate(
-    model: Annotated[Path | None, typer.Option(help="Model directory; default is the built-in base.")] = None,
-    base: Annotated[Path | None, typer.Option(help="Base of a tuned model when it has moved.")] = None,
+    model: _Model = None,
+    base: _Base = None,
     voice: Annotated[str | None, typer.Option(help="Voice of the model; default is its first.")] = None,
     references: Annotated[Path | None, typer.Option(help="Folder of WAV files of the real speaker.")] = None,
     sentences: Annotated[Path | None, typer.Option(help="Text file, one sentence per line.")] = None,
@@ -184,7 +198,9 @@ def evaluate(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the WAVs and the picture.")] = Path("demo-out"),
-    dataset: Annotated[Path | None, typer.Option(help="Your own zip instead of the recordings shipped.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Your own zip instead of the recordings shipped.")
+    ] = None,
 ) -> None:
     """The main job end to end: server, upload, tuning, deployment, speech, figures; tidies up."""
     from cosyforge.demo import run_demo
@@ -194,7 +210,9 @@ def demo(
 
 @app.command("import-weights")
 def import_weights_command(
-    official: Annotated[Path, typer.Argument(help="Official checkpoint directory (llm.pt, flow.pt, hift.pt, yaml).")],
+    official: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Official checkpoint directory (llm.pt, …).")
+    ],
     out: Annotated[Path, typer.Argument(help="Model directory to write.")],
 ) -> None:
     """Convert official weights, strict in both directions; nothing in them is executed."""
@@ -206,7 +224,9 @@ def import_weights_command(
 
 @app.command("export-weights")
 def export_weights_command(
-    model: Annotated[Path, typer.Argument(help="Model directory; a tuned one is merged with its base.")],
+    model: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Model directory; a tuned one is merged.")
+    ],
     out: Annotated[Path, typer.Argument(help="Directory for llm.pt, flow.pt, hift.pt under official names.")],
 ) -> None:
     """Write a model back under the official names."""
