@@ -51,13 +51,14 @@ def assemble(workshop: Workshop, out: Path) -> Manifest:
         "speech_tokenizer": workshop.speech_tokenizer(),
         "speaker_encoder": workshop.speaker_encoder(clips),
     }
+    voices = _preset_voices(workshop, clips)
     manifest = Manifest(
         name="nano",
         preset="nano",
         networks=NANO,
         sampling=NANO.sampling,
         frontend=FrontendEntry(languages=("en",), english="phones", prefix=PREFIX),
-        voices={name: VoiceEntry(text, gender, "en") for name, (_, gender, text) in PRESETS.items()},
+        voices={name: VoiceEntry(text, gender, "en") for name, (_, gender, text) in PRESETS.items() if name in voices},
         training={
             "recipe": "cosyforge pretrain",
             "corpus": f"{workshop.num_clips} clips by flite (slt, awb, kal16) and espeak-ng; flite rms never heard",
@@ -73,7 +74,7 @@ def assemble(workshop: Workshop, out: Path) -> Manifest:
         networks={name: network.eval() for name, network in networks.items()},
         text_tokenizer=TextTokenizer.byte_level(),
         manifest=manifest,
-        voices=_preset_voices(workshop, clips),
+        voices=voices,
         sampling=NANO.sampling,
         config=NANO,
         frontend=manifest.frontend or FrontendEntry(),
@@ -87,6 +88,9 @@ def _preset_voices(workshop: Workshop, clips: list[Any]) -> dict[str, Voice]:
     codes = workshop.codes(clips)
     voices = {}
     for name, (speaker, _, _) in PRESETS.items():
+        if speaker not in means:
+            workshop.on_log(f"voice {name} is left out: this corpus holds no clip of {speaker}")
+            continue
         index = _prompt_clip([c.clip.speaker == speaker for c in clips], [len(code) for code in codes])
         code = codes[index]
         voices[name] = Voice(

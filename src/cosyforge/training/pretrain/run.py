@@ -25,7 +25,6 @@ from cosyforge.cosyvoice.lm import SpeechLM
 from cosyforge.cosyvoice.speaker_encoder import SpeakerEncoder
 from cosyforge.cosyvoice.speech_tokenizer import SpeechTokenizer
 from cosyforge.cosyvoice.text_tokenizer import TextTokenizer
-from cosyforge.dataset.sentences import spoken_words
 from cosyforge.dataset.synthetic import Clip, generate_corpus, plan_corpus, shard_listings
 from cosyforge.text.lexicon import english_phones, known_words
 from cosyforge.training.pretrain.assemble import assemble
@@ -42,10 +41,10 @@ STAGES = ("corpus", "features", "speech_tokenizer", "codes", "speaker", "vocoder
 
 PLANS = {
     "speech_tokenizer": StepPlan(5000, 1.5e-3, ema_decay=0.998),
-    "speaker": StepPlan(500, 2e-3, log_every=20, save_every=100),
-    "vocoder": StepPlan(4000, 1e-3, betas=(0.8, 0.99), warmup_steps=50, ema_decay=0.995, clip_norm=5.0, save_every=100),
-    "flow": StepPlan(9000, 2e-3, ema_decay=0.998, save_every=250),
-    "lm": StepPlan(6000, 2e-3, ema_decay=0.998, save_every=250),
+    "speaker": StepPlan(400, 2e-3, log_every=20, save_every=100),
+    "vocoder": StepPlan(4200, 1e-3, betas=(0.8, 0.99), warmup_steps=50, ema_decay=0.995, clip_norm=5.0, save_every=100),
+    "flow": StepPlan(8600, 2e-3, ema_decay=0.998, save_every=250),
+    "lm": StepPlan(5200, 2e-3, ema_decay=0.998, save_every=250),
 }
 
 
@@ -205,8 +204,3 @@ def _reader(workshop: Workshop, clips: list[Clip]) -> Callable[[int], npt.NDArra
         return np.asarray(piece, dtype=np.float32) / 32768.0
 
     return read
-
-
-def vocabulary_size(sentences: list[str]) -> int:
-    """How many different words a set of sentences holds, for the model card."""
-    return len({word for sentence in sentences for word in spoken_words(sentence)})
