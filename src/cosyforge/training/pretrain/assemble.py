@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 PREFIX = "<|endofprompt|>"
 
 PRESETS = {
-    "lena": ("slt-1.00", "f", "a clear woman's voice, American English"),
     "duncan": ("awb-1.00", "m", "a lively man's voice, Scottish English"),
+    "lena": ("slt-1.00", "f", "a clear woman's voice, American English"),
     "karl": ("kal16-0-1.00", "m", "a deep, even man's voice, American English"),
     "mina": ("slt-1.14", "f", "a light, young woman's voice, American English"),
     "vera": ("slt-0.86", "f", "a low woman's voice, American English"),
