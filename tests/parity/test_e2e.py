@@ -18,8 +18,8 @@ from .test_flow import build_flow
 
 MIN_CORRELATION = 0.9999
 MAX_RELATIVE_DIFFERENCE = 0.02
-"""Root mean square of the difference by that of the signal (measured: 0.006). The vocoder's phase is a large float32 number: a mel moved by 1e-6, which is the
-rounding of the flow, moves the waveform of these vectors by 3.5e-3 (root mean square) within four seconds."""
+"""Root mean square of the difference by that of the signal (measured: 0.006). The vocoder's phase is a large float32
+number: a mel moved by 1e-6, the rounding of the flow, moves the waveform by up to two per cent within four seconds."""
 
 FIRST_HOP = 25
 MAX_HOP = 100
