@@ -5,6 +5,7 @@
     │   ├── InvalidDataset      the training package breaks a rule; carries the whole report
     │   └── InvalidMarkup       SSML or LaTeX is wrong; carries the column
     ├── Unauthenticated         no key, or a key nobody issued
+    ├── AccessDenied            it is there, and not for this caller
     ├── NotFound                the thing is not there (or not yours)
     ├── ModelNotFound           no such model at synthesis
     ├── Conflict                the name is taken
@@ -44,6 +45,10 @@ class InvalidMarkup(InvalidParameter):
 
 class Unauthenticated(PlatformError):
     """Invalid API-key provided."""
+
+
+class AccessDenied(PlatformError):
+    """Access denied."""
 
 
 class NotFound(PlatformError):

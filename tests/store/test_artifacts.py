@@ -4,8 +4,8 @@ import stat
 
 import pytest
 
-from cosyforge.errors import NotFound
-from cosyforge.store.artifacts import AccessDenied, LocalArtifacts, SignedLinks, load_secret, new_artifact
+from cosyforge.errors import AccessDenied, NotFound
+from cosyforge.store.artifacts import LocalArtifacts, SignedLinks, load_secret, new_artifact
 
 
 @pytest.fixture

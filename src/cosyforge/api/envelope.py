@@ -12,14 +12,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from cosyforge import errors
-from cosyforge.store.artifacts import AccessDenied
 
 _log = structlog.get_logger()
 
 _WIRE: dict[type[errors.PlatformError], tuple[int, str]] = {
     errors.InvalidParameter: (400, "InvalidParameter"),
     errors.Unauthenticated: (401, "InvalidApiKey"),
-    AccessDenied: (403, "AccessDenied"),
+    errors.AccessDenied: (403, "AccessDenied"),
     errors.NotFound: (404, "NotFound"),
     errors.ModelNotFound: (404, "ModelNotFound"),
     errors.Conflict: (409, "Conflict"),

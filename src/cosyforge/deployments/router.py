@@ -14,9 +14,8 @@ from cosyforge.deployments.backend import ReplicaBackend
 from cosyforge.deployments.records import Deployment, DeploymentStatus
 from cosyforge.deployments.replica_client import ReplicaStream
 from cosyforge.deployments.service import Deployments
-from cosyforge.errors import ModelNotFound, NotReady, Throttled
+from cosyforge.errors import AccessDenied, ModelNotFound, NotReady, Throttled
 from cosyforge.registry.models import find_model
-from cosyforge.store.artifacts import AccessDenied
 from cosyforge.store.database import Database
 from cosyforge.synthesis.request import AudioChunk, SynthesisRequest
 

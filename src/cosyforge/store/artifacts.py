@@ -19,13 +19,9 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from cosyforge.errors import NotFound, PlatformError
+from cosyforge.errors import AccessDenied, NotFound
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
-
-
-class AccessDenied(PlatformError):
-    """Access denied."""
 
 
 class ArtifactWriter(Protocol):

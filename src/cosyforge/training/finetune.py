@@ -206,7 +206,8 @@ def _take_in(package: Path, work: Path, run: _Run) -> tuple[list[Clip], Report]:
         _log_report(report_of(error), run)
         raise
     _log_report(report, run)
-    run.progress("data", _DATA_END)
+    # what a run that is cancelled later is billed by
+    run.progress("data", _DATA_END, metrics={"audio_s": report.total_seconds})
     return clips, report
 
 
