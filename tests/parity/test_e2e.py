@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosyforge.cosyvoice.config import HiFTConfig
 from cosyforge.cosyvoice.flow import Flow, FlowStream
 from cosyforge.cosyvoice.hift import HiFT
 
 from .conftest import LoadJson, LoadTensors
 from .test_flow import build_flow
+from .test_hift import build_hift
 
 MIN_CORRELATION = 0.9999
 MAX_RELATIVE_DIFFERENCE = 0.02
@@ -47,30 +47,7 @@ def flow(load_json: LoadJson, load_tensors: LoadTensors) -> Flow:
 
 @pytest.fixture(scope="module")
 def hift(load_json: LoadJson, load_tensors: LoadTensors) -> HiFT:
-    config = load_json("hift")["config"]
-    hift = HiFT(
-        HiFTConfig(
-            base_channels=config["base"],
-            f0_channels=config["cond"],
-            upsample_rates=tuple(config["upsample_rates"]),
-            upsample_kernel_sizes=tuple(config["upsample_kernel_sizes"]),
-            istft_n_fft=config["n_fft"],
-            istft_hop=config["hop"],
-            resblock_kernel_sizes=tuple(config["resblock_kernels"]),
-            resblock_dilations=tuple(config["dilations"]),
-            source_resblock_kernel_sizes=tuple(config["source_resblock_kernels"]),
-            num_harmonics=config["nb_harmonics"],
-            sine_amplitude=config["nsf_alpha"],
-            noise_sigma=config["nsf_sigma"],
-            voiced_threshold_hz=config["voiced_threshold"],
-            conv_pre_look_right=config["conv_pre_look_right"],
-            f0_look_right=config["f0_look_right"],
-            lrelu_slope=config["lrelu_slope"],
-            audio_limit=config["audio_limit"],
-        )
-    )
-    hift.load_state_dict(load_tensors("hift.state"), strict=True)
-    return hift.eval()
+    return build_hift(load_json("hift"), load_tensors("hift.state"))
 
 
 @pytest.fixture(scope="module")
