@@ -17,7 +17,7 @@ from .test_flow import build_flow
 from .test_hift import build_hift
 
 MIN_CORRELATION = 0.9999
-MAX_RELATIVE_DIFFERENCE = 0.02
+MAX_RELATIVE_DIFFERENCE = 0.01
 """Root mean square of the difference by that of the signal (measured: 0.006). The vocoder's phase is a large float32
 number: a mel moved by 1e-6, the rounding of the flow, moves the waveform by up to two per cent within four seconds."""
 
@@ -125,7 +125,7 @@ def test_our_stream_keeps_the_block_mask_to_its_end(
     whole = hift(flow.sample(token, *_prompt(tensors), streaming=True), noise_period=noise_period)
     _assert_same_sound(torch.cat(chunks, dim=1), whole)
     last = tensors[f"stream.chunk{len(chunks) - 1}"]
-    assert relative_difference(chunks[-1], last) > 2 * MAX_RELATIVE_DIFFERENCE
+    assert relative_difference(chunks[-1], last) > 10 * MAX_RELATIVE_DIFFERENCE
 
 
 @torch.no_grad()

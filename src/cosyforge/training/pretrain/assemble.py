@@ -95,7 +95,7 @@ def _preset_voices(workshop: Workshop, clips: list[Any]) -> dict[str, Voice]:
         code = codes[index]
         voices[name] = Voice(
             speaker_embedding=means[speaker],
-            # no transcript: this LM reads better without a prompt (phone error .15 against .33); the flow hears it
+            # no transcript: this LM reads better without a prompt (docs/nano-model-card.md); the flow hears it
             prompt_text=None,
             prompt_token=code,
             prompt_mel=clips[index].mel[: 2 * len(code)].float().T.contiguous(),
