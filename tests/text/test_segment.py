@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cosyforge.text.segment import SentenceSplitter
+from cosyforge.text.segment import HELD, SentenceSplitter, held
 
 TEXT = (
     'Dr. Smith paid $3.50 to J. R. Miller at 5 p.m. on Monday. He was glad! "Really?" she asked. Yes. Wait... what? '
@@ -93,3 +93,35 @@ def test_a_sentence_comes_out_as_soon_as_it_is_complete():
 @pytest.mark.parametrize("text", ["", "   ", "\n\n"])
 def test_no_text_gives_no_sentence(text):
     assert cut(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("See https://a.com/?Q=1 now. It works.", ["See https://a.com/?Q=1 now.", "It works."]),
+        ("It is No. 5 of them. No. He left the house.", ["It is No. 5 of them.", "No.", "He left the house."]),
+        ("他说：“好。”然后走了。再见！", ["他说：“好。”", "然后走了。", "再见！"]),
+        ("One title\u2029small text", ["One title", "small text"]),
+        ("wait… what is it? Fine!", ["wait… what is it?", "Fine!"]),
+        ("He said (really.) Then he left.", ["He said (really.)", "Then he left."]),
+        ("Is it e.g. 3.14 or i.e. 5? Yes, it is.", ["Is it e.g. 3.14 or i.e. 5?", "Yes, it is."]),
+    ],
+)
+def test_addresses_numbers_and_closing_marks(text, sentences):
+    assert cut(text, min_length=1) == sentences
+
+
+def test_digits_weigh_as_much_as_they_sound():
+    assert max(len(piece) for piece in cut("7" * 400, max_length=150)) <= 70
+
+
+def test_a_stretch_that_is_held_together_is_never_cut():
+    for place in (0, 10, 58):
+        pieces = cut("a" * place + held(90, 90) + "b" * 90, max_length=60)
+        assert sum(HELD in piece for piece in pieces) == 1
+
+
+def test_stretches_beside_each_other_are_cut_apart_and_weigh_what_they_sound():
+    pieces = cut(held(4, 300) * 3 + held(4, 4) * 20, max_length=60)
+    assert [len(piece) for piece in pieces[:3]] == [4, 4, 4]
+    assert all(len(piece) % 4 == 0 and len(piece) <= 40 for piece in pieces)

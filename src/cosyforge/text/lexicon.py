@@ -23,7 +23,7 @@ PHONES = frozenset(
 SIBILANTS = frozenset({"S", "Z", "SH", "ZH", "CH", "JH"})
 VOICELESS = frozenset({"P", "T", "K", "F", "TH", "S", "SH", "CH"})
 
-_SPELLED_IN_CAPITALS = frozenset({"AD", "AI", "AM", "ID", "LED", "UN", "US"})
+_SPELLED_IN_CAPITALS = frozenset({"AD", "AI", "AM", "AT", "ID", "LED", "UN", "US"})
 """Capitals whose small form is another word in the dictionary and which are nevertheless spelled out."""
 
 _LETTERS_IN_CAPITALS = re.compile(r"[A-Z]{2,6}")

@@ -10,12 +10,23 @@ import re
 from dataclasses import dataclass
 
 from cosyforge.text.normalize.en import ABBREVIATIONS
+from cosyforge.text.ribbon import Alignment
 
 _FULL_WIDTH_ENDS = "。！？"
 _ENDS = f".!?…{_FULL_WIDTH_ENDS}"
 _CLOSERS = "\"')]}”’»」』）】》"
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_CJK_WEIGHT = 3
+_SYLLABLES = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_CJK = re.compile(f"[{_SYLLABLES}]")
+_HEAVY = re.compile(f"[{_SYLLABLES}0-9]")
+_HEAVY_WEIGHT = 3
+
+HELD = "\ue000"
+HELD_STARTS = {"\ue001": 8, "\ue002": 32, "\ue003": 128, "\ue004": 512}
+"""A stretch that must not be cut, such as a formula, is one of the starts, which weighs for all of it, and HELD."""
+
+_HOLDS = re.compile(f"[{HELD}{''.join(HELD_STARTS)}]")
+
+_PARAGRAPH = "\u2029"
 
 _MAY_END_A_SENTENCE = frozenset({"etc", "Inc", "Ltd", "Corp", "Jr", "Sr", "Ave", "Blvd", "Rd", "St", "Co"})
 _NEVER_ENDS = frozenset({
@@ -28,11 +39,60 @@ _STARTERS = frozenset({
 })  # fmt: skip
 """Words that begin a sentence after U.S. or p.m.; before another capital such a form goes on (U.S. Senate)."""
 
+_BEFORE_NUMBERS = frozenset({"No", "Nos"})
+_ADDRESS = re.compile(r"(?:https?://|ftp://|www\.|[^\s@]+@)\S*$", re.IGNORECASE)
+_CUTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"[;:](?=\s)|[；：]|[—–]",
+        r",(?=\s)|[，、]",
+        r"(?=\s)",
+        rf"[{_SYLLABLES}](?![，。！？；：、…”’」』）】》])",
+    )
+)
+"""Where one may breathe in a long sentence, the best first."""
+
 _NEXT_WORD = re.compile(r"[A-Za-z]*\.?")
 _LAST_WORD = re.compile(r"(?:[A-Za-z]\.)*[A-Za-z]+$")
 
 _CUT_SLACK = 1.25
 """A sentence this much over the limit is still spoken whole, so that no tiny rest is left behind a cut."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One sentence, or a piece of a long one.
+
+    text: what the user wrote; spoken: what the text tokenizer gets, empty when the segment is only a pause
+    words: spoken before it became phones, for people to read
+    asked_pause: the user asked for the pause (a break), so it counts at the very end, too
+    start, end: where the text stands in all that was written (SSML: in the text between the tags)
+    alignment: per written word (begin and end in text, begin and end in spoken); see ribbon.align
+    readings: (written, words) of what is not said as it is written, in order
+    speak: the index of the SSML `<speak>` element that it belongs to; what follows is what that element asks for, None
+    where it asks for nothing and the request counts; effect as `audio.voice_effects.make_effect` takes it; background
+    and sound are addresses, keys of `SynthesisRequest.attachments`; a segment with a sound has no text
+    Units: pause_ms is the silence after it; volumes 0 to 100
+    """
+
+    text: str
+    spoken: str
+    pause_ms: int = 0
+    language: str = "en"
+    asked_pause: bool = False
+    words: str = ""
+    start: int = 0
+    end: int = 0
+    alignment: Alignment = ()
+    readings: tuple[tuple[str, str], ...] = ()
+    sound: str | None = None
+    speak: int = 0
+    rate: float | None = None
+    pitch: float | None = None
+    volume: int | None = None
+    effect: tuple[str, tuple[float, ...]] | None = None
+    background: str | None = None
+    background_volume: int = 50
 
 
 @dataclass(frozen=True)
@@ -54,7 +114,8 @@ class _End:
 class SentenceSplitter:
     """Collects text and gives out the sentences that are complete.
 
-    Units: lengths count one for a letter and three for a Chinese, Japanese or Korean character, about as they sound
+    Units: lengths count one for a letter and three for a digit or a Chinese, Japanese or Korean character, about as they
+    sound
     """
 
     def __init__(self, *, max_length: int = 160, min_length: int = 12) -> None:
@@ -105,28 +166,42 @@ class SentenceSplitter:
         return None if end is None else (Sentence(start, end.end, end.kind), end.end)
 
     def _end_of_one(self, start: int, *, final: bool) -> _End | None:
-        found = _find_end(self._text, start, final=final)
         limit = _reach(self._text, start, int(self._max_length * _CUT_SLACK))
+        found = _find_end(self._text, start, limit, final=final)
         if found.end > limit:
             return _End(self._cut(start), "cut")
         return found if found.settled else None
 
     def _cut(self, start: int) -> int:
-        """Find the best place to breathe within the limit: a semicolon, a comma, a space, or anywhere."""
+        """Find the best place to breathe within the limit: a semicolon, a comma, a space, between hanzi, or anywhere."""
         end = _reach(self._text, start, self._max_length)
         window = self._text[start:end]
         earliest = len(window) * 2 // 5
-        for pattern in (r"[;:](?=\s)|[；：]|[—–]", r",(?=\s)|[，、]", r"(?=\s)"):
-            places = [match.end() for match in re.finditer(pattern, window) if match.end() > earliest]
+        for pattern in _CUTS:
+            places = [match.end() for match in pattern.finditer(window) if match.end() > earliest]
             if places:
                 return start + places[-1]
-        return end
+        return self._outside_held(start, end)
+
+    def _outside_held(self, start: int, end: int) -> int:
+        """Move a cut out of a stretch that must stay whole: in front of it, or behind when it begins the piece."""
+        before = end
+        while self._text[before : before + 1] == HELD:
+            before -= 1
+        return before if before > start else _skip(self._text, end, HELD)
 
 
-def _find_end(text: str, start: int, *, final: bool) -> _End:
-    """Find where the sentence that begins at start ends; unsettled when that depends on text still to come."""
+def _find_end(text: str, start: int, limit: int, *, final: bool) -> _End:
+    """Find where the sentence that begins at start ends; unsettled when that depends on text still to come.
+
+    limit: where to give up looking
+    """
     position = start
     while position < len(text):
+        if position > limit:
+            return _End(position, "cut")
+        if text[position] == _PARAGRAPH:
+            return _End(position, "paragraph")
         if text[position] == "\n":
             end = _end_at_newline(text, position, final=final)
         elif text[position] in _ENDS:
@@ -142,9 +217,11 @@ def _find_end(text: str, start: int, *, final: bool) -> _End:
 
 def _end_at_newline(text: str, position: int, *, final: bool) -> _End | int:
     """A new line ends the sentence unless it only wraps it, which shows in a small letter after it."""
-    following = _skip_space(text, position)
+    following = _skip_space(text, _skip(text, _skip_space(text, position), "‘"))
     if following == len(text) and not final:
         return _End(position, "paragraph", settled=False)
+    if _PARAGRAPH in text[position:following]:
+        return _End(position, "paragraph")
     if following < len(text) and text[following].islower() and text[position:following].count("\n") == 1:
         return following
     return _End(position, "paragraph")
@@ -160,7 +237,8 @@ def _end_at_mark(text: str, start: int, position: int, *, final: bool) -> _End |
     if marks[-1] in _FULL_WIDTH_ENDS:
         return _End(after, _kind_at(text, after))
     if not text[after].isspace():
-        glued_sentence = marks[-1] in "!?" and text[after].isupper()
+        is_glued = marks[-1] in "!?" and text[after].isupper()
+        glued_sentence = is_glued and not _ADDRESS.search(text, max(start, position - 200), position)
         return _End(after, "sentence") if glued_sentence or _CJK.match(text[after]) else after
     word = _LAST_WORD.search(text, start, position)
     needs_look_ahead = after > after_marks or marks.startswith(("..", "…")) or (marks == "." and _is_short_form(word))
@@ -191,6 +269,8 @@ def _continues(word: re.Match[str] | None, text: str, following: int) -> bool:
     if word[0] != "I" and word[0].isupper() and (len(word[0]) == 1 or "." in word[0]):
         next_word = text[following : _end_of_word(text, following)]
         return next_word != "" and next_word not in _STARTERS
+    if word[0] in _BEFORE_NUMBERS:
+        return text[following : following + 1].isdigit()
     return word[0] in _NEVER_ENDS
 
 
@@ -201,7 +281,7 @@ def _end_of_word(text: str, position: int) -> int:
 
 
 def _kind_at(text: str, position: int) -> str:
-    return "paragraph" if text[position : position + 1] == "\n" else "sentence"
+    return "paragraph" if text[position : position + 1] in ("\n", _PARAGRAPH) else "sentence"
 
 
 def _skip(text: str, position: int, characters: str) -> int:
@@ -216,14 +296,35 @@ def _skip_space(text: str, position: int) -> int:
     return position
 
 
+def held(length: int, spoken_length: int) -> str:
+    """What the splitter sees in place of a stretch that must not be cut, of this length.
+
+    spoken_length: about how long it sounds
+    """
+    weights = [start for start, weight in HELD_STARTS.items() if weight >= spoken_length]
+    return (weights or [*HELD_STARTS])[0 if weights else -1] + HELD * (length - 1)
+
+
+def without_holds(text: str) -> str:
+    """The text of users, whose private characters hold nothing."""
+    return _HOLDS.sub("\ue005", text)
+
+
 def _weight(text: str) -> int:
-    return len(text) + (_CJK_WEIGHT - 1) * len(_CJK.findall(text))
+    holds = sum(HELD_STARTS.get(char, 0) - 1 for char in _HOLDS.findall(text))
+    return len(text) + holds + (_HEAVY_WEIGHT - 1) * len(_HEAVY.findall(text))
 
 
 def _reach(text: str, start: int, weight: int) -> int:
     """Find how far a length reaches from start."""
     position = start
     while position < len(text) and weight > 0:
-        weight -= _CJK_WEIGHT if _CJK.match(text[position]) else 1
+        weight -= _weight_of(text[position])
         position += 1
     return position
+
+
+def _weight_of(char: str) -> int:
+    if _HEAVY.match(char):
+        return _HEAVY_WEIGHT
+    return 0 if char == HELD else HELD_STARTS.get(char, 1)

@@ -6,6 +6,8 @@ import re
 
 from num2words import num2words
 
+from cosyforge.text.ribbon import Ribbon
+
 SPELLED_LANGUAGES = frozenset({"de", "fr", "ja", "ko", "ru", "it", "es", "pt", "th", "id", "vi"})
 """Languages beside English and Mandarin whose numbers can be spelled out."""
 
@@ -22,11 +24,17 @@ _ORDINALS = {
     "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
     "twelve": "twelfth",
 }  # fmt: skip
-_DECIMAL_WORD = {"vi": "phẩy"}
-"""Where num2words reads decimals wrongly: its own word for the point, the digits one by one."""
+_POINT = {
+    "de": "Komma", "fr": "virgule", "es": "coma", "it": "virgola", "pt": "vírgula", "ru": "запятая", "ja": "点", "ko": "점",
+    "th": "จุด", "id": "koma", "vi": "phẩy",
+}  # fmt: skip
+"""The word for the decimal sign; the digits behind it are said one by one, which num2words gets wrong in Vietnamese."""
 
-_MINUS_WORD = {"vi": "âm"}
-"""Where num2words gets negative numbers wrong."""
+_MINUS = {
+    "de": "minus", "fr": "moins", "es": "menos", "it": "meno", "pt": "menos", "ru": "минус", "ja": "マイナス",
+    "ko": "마이너스", "th": "ลบ", "id": "minus", "vi": "âm",
+}  # fmt: skip
+_WITHOUT_SPACES = frozenset({"ja", "th"})
 
 
 def cardinal(number: int) -> str:
@@ -103,7 +111,7 @@ def fraction(numerator: int, denominator: int) -> str:
     return f"{cardinal(numerator)} {name}"
 
 
-_NUMBER = re.compile(r"(?<![\w.,])[-−]?\d+(?:[.,]\d+)*")
+_NUMBER = re.compile(r"(?:(?<![\w.,)])[-−])?\d+(?:[.,]\d+)*")
 _COMMA_IS_DECIMAL = frozenset({"de", "fr", "ru", "it", "es", "pt", "id", "vi"})
 
 
@@ -112,26 +120,36 @@ def spell_numbers(text: str, language: str) -> str:
 
     Raises: ValueError for a language that is not in SPELLED_LANGUAGES
     """
+    ribbon = Ribbon.of(text)
+    rewrite(ribbon, language)
+    return ribbon.text
+
+
+def rewrite(ribbon: Ribbon, language: str) -> None:
+    """As spell_numbers, in place."""
     if language not in SPELLED_LANGUAGES:
         raise ValueError(f"numbers in {language!r} cannot be spelled; known are {', '.join(sorted(SPELLED_LANGUAGES))}")
-    return _NUMBER.sub(lambda match: _foreign_number(match[0], language), text)
+    ribbon.sub(_NUMBER, lambda match: _foreign_number(match[0], language))
 
 
 def _foreign_number(written: str, language: str) -> str:
     thousands, point = (".", ",") if language in _COMMA_IS_DECIMAL else (",", ".")
-    plain = written.replace("−", "-")
-    if re.fullmatch(rf"-?\d{{1,3}}(?:\{thousands}\d{{3}})+(?:\{point}\d+)?", plain):
+    sign, plain = ("-", written[1:]) if written[0] in "-−" else ("", written)
+    if re.fullmatch(rf"\d{{1,3}}(?:\{thousands}\d{{3}})+(?:\{point}\d+)?", plain):
         plain = plain.replace(thousands, "")
-    plain = plain.replace(point, ".")
-    if plain.count(".") > 1 or "," in plain:
-        # a version or a date: one number after the other
-        return " ".join(str(num2words(int(part), lang=language)) for part in re.findall(r"\d+", written))
-    if plain.startswith("-") and language in _MINUS_WORD:
-        return f"{_MINUS_WORD[language]} {_foreign_number(written[1:], language)}"
-    whole, dot, fraction_part = plain.partition(".")
-    if not dot:
-        return str(num2words(int(whole), lang=language))
-    if language in _DECIMAL_WORD:
-        words = [str(num2words(int(digit), lang=language)) for digit in fraction_part]
-        return " ".join([str(num2words(int(whole), lang=language)), _DECIMAL_WORD[language], *words])
-    return str(num2words(float(plain), lang=language))
+    parts = re.split("[.,]", plain)
+    if len(parts) == 2 and point in plain:
+        words = [_foreign_cardinal(parts[0], language), _POINT[language], *_foreign_digits(parts[1], language)]
+    else:  # several are a version or a date: one number after the other
+        words = [_foreign_cardinal(part, language) for part in parts]
+    return ("" if language in _WITHOUT_SPACES else " ").join([_MINUS[language]] * bool(sign) + words)
+
+
+def _foreign_cardinal(written: str, language: str) -> str:
+    if len(written) > MAX_CARDINAL_DIGITS or (len(written) > 1 and int(written[0]) == 0):
+        return " ".join(_foreign_digits(written, language))
+    return str(num2words(int(written), lang=language))
+
+
+def _foreign_digits(written: str, language: str) -> list[str]:
+    return [str(num2words(int(digit), lang=language)) for digit in written]

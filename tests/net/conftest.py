@@ -1,0 +1,1 @@
+from web_server import web  # noqa: F401 - a fixture
