@@ -1,4 +1,6 @@
+import json
 import re
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -55,6 +57,13 @@ def test_both_forms_of_naming_the_dataset_mean_the_same(live_server, file_id):
     assert job["training_datasets"] == datasets
 
 
+def test_a_validation_set_may_be_given_in_both_forms(live_server, file_id):
+    datasets = [{"data_source_type": "file_id", "file_id": file_id}]
+    for changes in ({"validation_file_ids": [file_id]}, {"validation_datasets": datasets}):
+        job = output_of(live_server.client.post(PATH, json=_body(file_id, **changes)))
+        assert (job["validation_datasets"], job["validation_file_ids"]) == (datasets, [])
+
+
 def test_what_official_clients_send_beside_is_accepted(live_server, file_id):
     body = _body(file_id, validation_file_ids=None, training_type=..., finetuned_output="x", job_name="my job")
     job = output_of(live_server.client.post(PATH, json=body))
@@ -76,7 +85,10 @@ def test_what_official_clients_send_beside_is_accepted(live_server, file_id):
         ({"training_datasets": [{"file_id": "a"}]}, "not both"),
         ({"training_file_ids": ..., "training_datasets": [{}]}, "training_datasets[0].file_id is missing"),
         ({"training_file_ids": ..., "training_datasets": [{"data_source_type": "oss_mount"}]}, "data_source_type"),
-        ({"validation_file_ids": ["a"]}, "validation_file_ids is not supported"),
+        ({"validation_file_ids": ["a"]}, "The validation file a is not there"),
+        ({"validation_file_ids": ["a", "b"]}, "validation_file_ids must have exactly one entry (got 2)"),
+        ({"validation_file_ids": ["a"], "validation_datasets": [{"file_id": "a"}]}, "validation_datasets, not both"),
+        ({"validation_datasets": [{"data_source_type": "oss_mount"}]}, "validation_datasets[0].data_source_type"),
         ({"hyper_parameters": ...}, "hyper_parameters must be an object"),
         ({"hyper_parameters": {**HYPER_PARAMETERS, "lm_step": 0}}, "hyper_parameters.lm_step must be an integer in [1, 2147483647]"),
         ({"hyper_parameters": {**HYPER_PARAMETERS, "fm_num": "2"}}, "hyper_parameters.fm_num"),
@@ -117,6 +129,7 @@ def test_checkpoints_are_the_documents_table(live_server, done):
     assert len({checkpoint["model_name"] for checkpoint in checkpoints}) == 4
     assert checkpoints[0]["full_name"] == checkpoints[0]["checkpoint_id"] == f"{done['job_id']}:checkpoint-00040004"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", checkpoints[0]["create_time"])
+    assert {checkpoint["expire_time"] for checkpoint in checkpoints} == {"9999-12-31T23:59:59"}
 
 
 def test_every_exported_checkpoint_can_be_deployed(live_server, done):
@@ -125,13 +138,16 @@ def test_every_exported_checkpoint_can_be_deployed(live_server, done):
 
 
 def test_only_the_top_checkpoint_is_exported_if_the_operator_wants_it_so(tmp_path):
-    server = LiveServer(tmp_path, export_checkpoints="top").start()
+    server = LiveServer(tmp_path, export_checkpoints="top", checkpoint_lifetime_days=15).start()
     try:
         job = server.train()
         url = f"{PATH}/{job['job_id']}"
         listed = output_of(server.client.get(f"{url}/checkpoints"))
         assert [item["status"] for item in listed] == ["SUCCEEDED", "PENDING", "PENDING", "PENDING"]
         assert "model_name" not in listed[1]
+        created = datetime.fromisoformat(listed[1]["create_time"])
+        assert datetime.fromisoformat(listed[1]["expire_time"]) == created + timedelta(days=15)
+        assert listed[0]["expire_time"].startswith("9999")
         export = f"{url}/export/checkpoint-00030004"
         assert output_of(server.client.get(f"{export}?model_name=second_音色")) is True
         exported = output_of(server.client.get(f"{url}/checkpoints"))[1]
@@ -163,12 +179,59 @@ def test_lists_are_newest_first_and_paged(live_server, done):
     second = output_of(live_server.client.get(f"{PATH}?page_no=2&page_size=1"))
     assert [job["job_id"] for job in second["jobs"]] == ids[1:2]
     assert output_of(live_server.client.get(f"{PATH}?model=other"))["total"] == 0
+    beyond = output_of(live_server.client.get(f"{PATH}?page_no=1000&page_size=1000"))
+    assert (beyond["total"], beyond["jobs"]) == (page["total"], [])
+    assert_error(live_server.client.get(f"{PATH}?page_size=1001"), 400, "InvalidParameter", "page_size")
+
+
+def test_jobs_can_be_listed_by_status(live_server, done):
+    page = output_of(live_server.client.get(f"{PATH}?status=SUCCEEDED&page_size=1000"))
+    assert done["job_id"] in [job["job_id"] for job in page["jobs"]]
+    assert {job["status"] for job in page["jobs"]} == {"SUCCEEDED"}
+    assert output_of(live_server.client.get(f"{PATH}?status=CANCELING"))["total"] == 0
+    assert_error(live_server.client.get(f"{PATH}?status=DONE"), 400, "InvalidParameter", "status", "'SUCCEEDED'")
+
+
+def _events(server, job_id, **headers):
+    with server.client.stream("GET", f"{PATH}/{job_id}/stream", headers=headers) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        blocks = "".join(response.iter_text()).strip().split("\n\n")
+    fields = [dict(line.split(":", 1) for line in block.split("\n")) for block in blocks]
+    return [(int(field["id"]), json.loads(field["data"])) for field in fields]
+
+
+def test_the_stream_of_a_job_has_its_lines_and_its_status_and_ends_with_it(live_server):
+    job_id = live_server.create_job(live_server.upload(epoch_s=0.1))["job_id"]
+    events = _events(live_server, job_id)
+    lines = output_of(live_server.client.get(f"{PATH}/{job_id}/logs?line=1000"))["logs"]
+    assert [body["message"] for _, body in events if body["type"] == "log"] == lines
+    assert [number for number, body in events if body["type"] == "log"] == list(range(1, len(lines) + 1))
+    statuses = [body["status"] for _, body in events if body["type"] == "status"]
+    assert statuses[-2:] == ["RUNNING", "SUCCEEDED"]
+    assert events[-1] == (len(lines), {"type": "status", "status": "SUCCEEDED"})
+
+
+def test_a_stream_goes_on_behind_the_last_event_that_was_seen(live_server, done):
+    lines = output_of(live_server.client.get(f"{PATH}/{done['job_id']}/logs?line=1000"))["logs"]
+    over = [(len(lines), {"type": "status", "status": "SUCCEEDED"})]
+    last_two = [(number, {"type": "log", "message": lines[number - 1]}) for number in (len(lines) - 1, len(lines))]
+    assert _events(live_server, done["job_id"], **{"Last-Event-ID": str(len(lines) - 2)}) == last_two + over
+    assert _events(live_server, done["job_id"], **{"Last-Event-ID": "999"})[0][1] == over[0][1]
+    assert len(_events(live_server, done["job_id"], **{"Last-Event-ID": "nonsense"})) == len(lines) + 1
 
 
 @pytest.mark.parametrize(
     ("method", "tail"),
-    [("GET", ""), ("DELETE", ""), ("GET", "/logs"), ("GET", "/checkpoints"), ("POST", "/cancel"), ("GET", "/export/c?model_name=x")],
-)  # fmt: skip
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/stream"),
+        ("GET", "/logs"),
+        ("GET", "/checkpoints"),
+        ("POST", "/cancel"),
+        ("GET", "/export/c?model_name=x"),
+    ],
+)
 def test_an_unknown_job_is_not_found(live_server, method, tail):
     assert_error(live_server.client.request(method, f"{PATH}/ft-nothing{tail}"), 404, "NotFound", "Not found!")
 

@@ -20,10 +20,10 @@ from cosyforge.cosyvoice.manifest import read_manifest, write_manifest
 from cosyforge.cosyvoice.weights import load_model, read_tensors
 from cosyforge.dataset.report import report_of
 from cosyforge.errors import InvalidDataset, InvalidParameter
-from cosyforge.training.events import TrainingEvent
+from cosyforge.training.events import TrainingEvent, TrainingStopped
 from cosyforge.training.finetune import FinetuneResult, finetune
 from cosyforge.training.hyper_parameters import HyperParameters
-from cosyforge.training.loop import TrainingStopped, never
+from cosyforge.training.loop import never
 
 HYPER = HyperParameters(
     lm_max_epoch=3, lm_step=1, lm_num=2, lm_batch_size=300, fm_max_epoch=2, fm_step=1, fm_num=2, fm_batch_size=400

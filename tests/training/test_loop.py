@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cosyforge.errors import Internal
-from cosyforge.training import loop
+from cosyforge.training import loop, state
+from cosyforge.training.events import TrainingStopped
 from cosyforge.training.hyper_parameters import StageConfig
-from cosyforge.training.loop import Metrics, Objective, TrainingStopped, derived_seed, learning_rate_factor, train
+from cosyforge.training.loop import Metrics, Objective, derived_seed, learning_rate_factor, train
 from cosyforge.training.lora import make_trainable
 
 CONFIG = StageConfig(
@@ -52,12 +53,12 @@ class Problem:
         loss = (self.network(noisy)[:, 0] - batch.sum(dim=1)).square().mean()
         return loss, {"shown": float(loss.detach()) * 2}
 
-    def run(self, state: Path | None = None, should_stop: Callable[[], bool] = loop.never) -> None:
+    def run(self, state_path: Path | None = None, should_stop: Callable[[], bool] = loop.never) -> None:
         train(
             self.objective(),
             CONFIG,
             seed=1986,
-            state_path=state,
+            state_path=state_path,
             save_interval_s=0.0,
             on_step=lambda report: self.losses.append(report.metrics["loss"]),
             on_epoch=lambda epoch, metrics: self.epochs.append((epoch, metrics)),
@@ -175,15 +176,15 @@ def test_a_finished_run_is_not_repeated_and_its_weights_are_there(tmp_path: Path
 
 def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights"
-    loop.save_atomically({"a": torch.ones(3)}, path)
+    state.save_atomically({"a": torch.ones(3)}, path)
 
     def fail(*arguments: object) -> None:
         Path(str(arguments[1])).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(loop, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
-        loop.save_atomically({"a": torch.zeros(3)}, path)
+    monkeypatch.setattr(state, "save_file", fail)
+    with pytest.raises(Internal, match=r"weights: cannot be written \(disk full\)"):
+        state.save_atomically({"a": torch.zeros(3)}, path)
 
     assert torch.equal(load_file(path)["a"], torch.ones(3))
     assert list(tmp_path.iterdir()) == [path]
@@ -191,7 +192,7 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monke
 
 def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
     problem = Problem()
-    loop.save_atomically({"weight/x": torch.ones(1)}, tmp_path / "state", {"objective": "toy"})
+    state.save_atomically({"weight/x": torch.ones(1)}, tmp_path / "state", {"objective": "toy"})
 
     with pytest.raises(Internal, match="state of another training"):
         problem.run(tmp_path / "state")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -18,8 +17,8 @@ from cosyforge.training.checkpoints import MAX_CHECKPOINTS
 
 router = APIRouter(prefix="/api/v1/fine-tunes", tags=["fine-tunes"])
 
-_CHECKPOINT_LIFETIME = timedelta(days=15)
-"""Shown because clients expect a date; nothing is deleted here."""
+_NEVER = "9999-12-31T23:59:59"
+"""The expiry of what does not expire: clients expect a date."""
 
 
 class CreateJob(BaseModel):
@@ -53,8 +52,10 @@ def list_jobs(
     page_no: PageNo = 1,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 10,
     model: str | None = None,
+    status: JobStatus | None = None,
 ) -> JSONResponse:
-    total, jobs = platform.jobs.page(caller.workspace_id, model, page_no, page_size)
+    """Newest first. `status` is ours: the service we are compatible with has no such filter."""
+    total, jobs = platform.jobs.page(caller.workspace_id, page_no, page_size, model=model, status=status)
     shown = [_job_json(platform, job) for job in jobs]
     return answer(request, {"page_no": page_no, "page_size": page_size, "total": total, "jobs": shown})
 
@@ -140,6 +141,7 @@ def _job_json(platform: Platform, job: FineTuneJob) -> dict[str, Any]:
 
 def _checkpoint_json(platform: Platform, checkpoint: JobCheckpoint) -> dict[str, Any]:
     full_name = f"{checkpoint.job_id}:{checkpoint.checkpoint}"
+    expires_at = platform.jobs.expiry_of(checkpoint)
     shown: dict[str, Any] = {
         "create_time": iso_time(platform, checkpoint.created_at),
         "full_name": full_name,
@@ -148,7 +150,7 @@ def _checkpoint_json(platform: Platform, checkpoint: JobCheckpoint) -> dict[str,
         "checkpoint_id": full_name,
         "status": checkpoint.status,
         "step": checkpoint.lm_epoch * 10_000 + checkpoint.fm_epoch,
-        "expire_time": iso_time(platform, checkpoint.created_at + _CHECKPOINT_LIFETIME),
+        "expire_time": _NEVER if expires_at is None else iso_time(platform, expires_at),
     }
     if checkpoint.status is CheckpointStatus.SUCCEEDED:
         shown |= {"model_name": checkpoint.model_name, "model_display_name": checkpoint.display_name}

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_SHELLS_SIGKILL = 128 + signal.SIGKILL
+"""As containers and shells report it."""
 
 
 def start_module(module: str, spec: Path, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -55,19 +57,19 @@ def describe_exit(return_code: int | None) -> str:
     """How a process ended, for people."""
     if return_code is None:
         return "stopped together with the server"
-    if return_code >= 0:
+    if return_code >= 0 and return_code != _SHELLS_SIGKILL:
         return f"ended with exit status {return_code}"
-    name = signal.Signals(-return_code).name
-    hint = " (often the machine ran out of memory)" if -return_code == signal.SIGKILL else ""
-    return f"was killed by signal {-return_code} {name}{hint}"
+    if return_code in (_SHELLS_SIGKILL, -signal.SIGKILL):
+        return "was killed by signal 9 SIGKILL (often the machine ran out of memory)"
+    return f"was killed by signal {-return_code} {signal.Signals(-return_code).name}"
 
 
-def last_lines(path: Path, num_lines: int, max_bytes: int = 8192) -> list[str]:
-    """The end of a text file; nothing when there is none."""
+def last_lines(path: Path, num_lines: int, max_bytes: int = 8192, start: int = 0) -> list[str]:
+    """The end of a text file, of what is behind `start` alone; nothing when there is none."""
     if not path.exists():
         return []
     with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - max_bytes))
+        file.seek(max(start, path.stat().st_size - max_bytes))
         lines = file.read().decode(errors="replace").splitlines()
     return [line for line in lines if line.strip()][-num_lines:]
 

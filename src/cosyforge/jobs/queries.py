@@ -9,8 +9,16 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from cosyforge.errors import NotFound, UnsupportedOperation
-from cosyforge.jobs.records import ALLOWED_FROM, WITH_WORKER, FineTuneJob, JobCheckpoint, JobStatus
-from cosyforge.store.tables import checkpoints, fine_tune_jobs, job_events, job_logs
+from cosyforge.jobs.records import (
+    ALLOWED_FROM,
+    FINAL,
+    WITH_WORKER,
+    CheckpointStatus,
+    FineTuneJob,
+    JobCheckpoint,
+    JobStatus,
+)
+from cosyforge.store.tables import checkpoints, fine_tune_jobs, job_events, job_logs, job_turns
 
 
 def insert_job(connection: Connection, values: dict[str, Any]) -> None:
@@ -35,12 +43,20 @@ def get_job(connection: Connection, job_id: str, workspace_id: str | None = None
 
 
 def list_jobs(
-    connection: Connection, workspace_id: str, model: str | None, page_no: int, page_size: int
+    connection: Connection,
+    workspace_id: str,
+    page_no: int,
+    page_size: int,
+    *,
+    model: str | None = None,
+    status: JobStatus | None = None,
 ) -> tuple[int, list[FineTuneJob]]:
     """One page, newest first, and the number of jobs in all."""
     mine = fine_tune_jobs.c.workspace_id == workspace_id
     if model is not None:
         mine &= fine_tune_jobs.c.model == model
+    if status is not None:
+        mine &= fine_tune_jobs.c.status == str(status)
     total = connection.execute(select(func.count()).where(mine)).scalar_one()
     page = select(fine_tune_jobs).where(mine).order_by(fine_tune_jobs.c.number.desc())
     rows = connection.execute(page.limit(page_size).offset((page_no - 1) * page_size))
@@ -60,16 +76,40 @@ def jobs_in(connection: Connection, statuses: Iterable[JobStatus]) -> list[FineT
     return [FineTuneJob(**row._mapping) for row in rows]
 
 
-def claim_next(connection: Connection, owner: str, lease_until: datetime, now: datetime) -> FineTuneJob | None:
-    """Make the oldest waiting job RUNNING, unless one has a worker already. Call it in a write transaction."""
-    if jobs_in(connection, WITH_WORKER):
+def count_by_status(connection: Connection) -> dict[JobStatus, int]:
+    """Jobs of all workspaces; 0 where there is none."""
+    statement = select(fine_tune_jobs.c.status, func.count()).group_by(fine_tune_jobs.c.status)
+    counts = dict.fromkeys(JobStatus, 0)
+    counts.update({JobStatus(status): count for status, count in connection.execute(statement)})
+    return counts
+
+
+def claim_next(
+    connection: Connection, owner: str, lease_until: datetime, now: datetime, max_running: int = 1
+) -> FineTuneJob | None:
+    """Make the next waiting job RUNNING, unless `max_running` are already. Call it in a write transaction."""
+    if len(jobs_in(connection, WITH_WORKER)) >= max_running:
         return None
-    waiting = jobs_in(connection, (JobStatus.PENDING, JobStatus.QUEUING))
-    if not waiting:
+    job = _next_waiting(connection)
+    if job is None:
         return None
-    job = waiting[0]
     transition(connection, job.job_id, JobStatus.RUNNING, started_at=now, lease_owner=owner, lease_until=lease_until)
+    _note_turn(connection, job.workspace_id)
     return get_job(connection, job.job_id)
+
+
+def _next_waiting(connection: Connection) -> FineTuneJob | None:
+    """The workspaces take turns; within one the oldest job is next."""
+    turns = {row.workspace_id: row.turn for row in connection.execute(select(job_turns))}
+    waiting = jobs_in(connection, (JobStatus.PENDING, JobStatus.QUEUING))
+    return min(waiting, key=lambda job: (turns.get(job.workspace_id, 0), job.number), default=None)
+
+
+def _note_turn(connection: Connection, workspace_id: str) -> None:
+    turn = (connection.execute(select(func.max(job_turns.c.turn))).scalar() or 0) + 1
+    mine = job_turns.c.workspace_id == workspace_id
+    if connection.execute(update(job_turns).where(mine).values(turn=turn)).rowcount == 0:
+        connection.execute(insert(job_turns).values(workspace_id=workspace_id, turn=turn))
 
 
 def transition(connection: Connection, job_id: str, status: JobStatus, **values: Any) -> None:
@@ -104,7 +144,9 @@ def append_logs(connection: Connection, job_id: str, lines: Sequence[str]) -> No
 
 
 def count_logs(connection: Connection, job_id: str) -> int:
-    return connection.execute(select(func.count()).where(job_logs.c.job_id == job_id)).scalar_one()
+    # lines are numbered without gaps, and the last number is found faster than all are counted
+    last = connection.execute(select(func.max(job_logs.c.line_no)).where(job_logs.c.job_id == job_id)).scalar()
+    return 0 if last is None else last + 1
 
 
 def read_logs(connection: Connection, job_id: str, offset: int, num_lines: int) -> list[str]:
@@ -134,6 +176,30 @@ def set_checkpoint_exported(
 
 
 def list_checkpoints(connection: Connection, job_id: str) -> list[JobCheckpoint]:
-    """In rank order."""
-    statement = select(checkpoints).where(checkpoints.c.job_id == job_id).order_by(checkpoints.c.rank)
-    return [JobCheckpoint(**row._mapping) for row in connection.execute(statement)]
+    """In rank order, without the expired ones."""
+    statement = select(checkpoints).where(
+        checkpoints.c.job_id == job_id, checkpoints.c.status != str(CheckpointStatus.EXPIRED)
+    )
+    return [JobCheckpoint(**row._mapping) for row in connection.execute(statement.order_by(checkpoints.c.rank))]
+
+
+def delete_checkpoints(connection: Connection, job_id: str, names: Iterable[str]) -> None:
+    chosen = (checkpoints.c.job_id == job_id) & checkpoints.c.checkpoint.in_(list(names))
+    connection.execute(delete(checkpoints).where(chosen))
+
+
+def expire_checkpoints(connection: Connection, created_before: datetime) -> None:
+    """Those of finished jobs that were never exported are EXPIRED from now on."""
+    finished = select(fine_tune_jobs.c.job_id).where(fine_tune_jobs.c.status.in_([str(status) for status in FINAL]))
+    old = (
+        (checkpoints.c.status == str(CheckpointStatus.PENDING))
+        & (checkpoints.c.created_at < created_before)
+        & checkpoints.c.job_id.in_(finished)
+    )
+    connection.execute(update(checkpoints).where(old).values(status=str(CheckpointStatus.EXPIRED)))
+
+
+def expired_checkpoints(connection: Connection) -> list[JobCheckpoint]:
+    statement = select(checkpoints).where(checkpoints.c.status == str(CheckpointStatus.EXPIRED))
+    rows = connection.execute(statement.order_by(checkpoints.c.job_id, checkpoints.c.rank))
+    return [JobCheckpoint(**row._mapping) for row in rows]

@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from cosyforge.billing.tariff import training_tokens
+
 
 class JobStatus(StrEnum):
     """
@@ -40,10 +42,14 @@ ALLOWED_FROM: dict[JobStatus, frozenset[JobStatus]] = {
 
 
 class CheckpointStatus(StrEnum):
-    """SUCCEEDED: exported, so it is a deployable model. PENDING: kept, not exported."""
+    """SUCCEEDED: exported, so it is a deployable model. PENDING: kept, not exported.
+
+    EXPIRED: about to be deleted from the disk; nobody is shown it any more.
+    """
 
     PENDING = "PENDING"
     SUCCEEDED = "SUCCEEDED"
+    EXPIRED = "EXPIRED"
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,27 @@ class FineTuneJob:
     worker_pid: int | None
     lease_owner: str | None
     lease_until: datetime | None
+    validation_package: str | None
+    attempts: int
+    outcome: dict[str, Any] | None
+    place: str | None
+    saved_place: str | None
+    crash_place: str | None
+    crash_count: int
+    retry_at: datetime | None
+    audio_s: float | None
+    lm_epochs: int
+    fm_epochs: int
+
+    @property
+    def tokens_so_far(self) -> int:
+        """What the finished epochs cost: the bill of a job that is cancelled."""
+        return training_tokens(self.lm_epochs, self.fm_epochs, self.audio_s or 0.0)
+
+    @property
+    def whereabouts(self) -> str:
+        """The farthest that was reported and the state to resume from; the same again after a crash is no progress."""
+        return f"{self.place or 'its start'} (saved: {self.saved_place or 'nothing'})"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "status", JobStatus(self.status))

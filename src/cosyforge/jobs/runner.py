@@ -13,7 +13,7 @@ from cosyforge.jobs.records import FineTuneJob
 @dataclass(frozen=True)
 class RunState:
     """return_code: as subprocess has it, negative is a signal; None when nobody saw the end.
-    problem: why it never ran.
+    last_lines: of what it wrote outside its events. problem: why it never ran.
     """
 
     is_running: bool
@@ -30,19 +30,29 @@ class JobRun(Protocol):
 
     def poll(self) -> RunState: ...
 
-    def ask_to_stop(self) -> None: ...
+    def ask_to_stop(self, *, is_cancel: bool) -> None:
+        """Save and end; or end for good, with checkpoints of what is finished."""
+        ...
 
     def end(self, grace_s: float) -> None: ...
 
 
 class JobRunner(Protocol):
-    """Starts runs; their events appear as JSON lines in `events_path`."""
+    """Starts runs; their events appear as JSON lines in `events_path`, those of all runs of a job in one file."""
 
-    def start(self, job: FineTuneJob) -> JobRun: ...
+    def start(self, job: FineTuneJob) -> JobRun:
+        """Train, or go on; of a job that is CANCELING only make checkpoints of what is finished."""
+        ...
 
     def events_path(self, job_id: str) -> Path: ...
 
-    def clean_up(self, job_id: str) -> None: ...
+    def clean_up(self, job_id: str) -> None:
+        """Drop what only runs need; doing it again is fine."""
+        ...
+
+    def not_cleaned_up(self) -> list[str]:
+        """The jobs that were started here and not cleaned up yet, running ones too."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,4 +64,5 @@ class RunnerConfig:
     jobs_directory: Path
     models_directory: Path
     seed: int
+    checkpoint_interval_s: float
     environment: Mapping[str, str]

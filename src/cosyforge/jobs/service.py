@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
+from cosyforge import metrics
 from cosyforge.errors import InvalidParameter, NotFound, Throttled, UnsupportedOperation
 from cosyforge.jobs import queries
+from cosyforge.jobs.checkpoint_files import delete_checkpoint_files
 from cosyforge.jobs.records import FINAL, WITH_WORKER, CheckpointStatus, FineTuneJob, JobCheckpoint, JobStatus
 from cosyforge.registry.files import get_file
 from cosyforge.registry.models import is_display_name_taken, register_model
@@ -22,6 +26,7 @@ from cosyforge.store.tables import models
 from cosyforge.training.hyper_parameters import HyperParameters
 
 TRAINING_TYPE = "efficient_sft"
+_EXPORTABLE = (JobStatus.SUCCEEDED, JobStatus.CANCELED)
 _DISPLAY_NAME = re.compile(r"[\w-]{1,200}")
 _SUFFIX = re.compile(r"[A-Za-z0-9]{1,18}")
 
@@ -44,11 +49,16 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class JobRules:
-    """max_jobs: most jobs of a workspace that run, wait or have succeeded; 0 is no limit."""
+    """max_jobs: most jobs of a workspace that run, wait or have succeeded; 0 is no limit.
+
+    checkpoint_lifetime: of checkpoints that are never exported; None is for ever. models_directory: one folder per job
+    """
 
     base_model: str
     max_jobs: int
     local_time: Callable[[datetime], datetime] = field(repr=False)
+    models_directory: Path
+    checkpoint_lifetime: timedelta | None = None
 
 
 class Jobs:
@@ -66,12 +76,15 @@ class Jobs:
         """
         self._check_model(request)
         hyper_parameters = HyperParameters.parse(request.hyper_parameters).to_json()
-        datasets = _datasets(request)
+        datasets, validation_datasets = _datasets(request), _validation_datasets(request)
         with self._database.transaction() as connection:
             self._check_limit(connection, workspace_id)
-            file = get_file(connection, workspace_id, datasets[0]["file_id"])
             job_id, tail = self._new_job_id(connection, now)
-            package = f"packages/{job_id}.zip"
+            package, validation_package = f"packages/{job_id}.zip", None
+            copies = {package: _artifact(connection, workspace_id, datasets[0], "training")}
+            if validation_datasets:
+                validation_package = f"packages/{job_id}-validation.zip"
+                copies[validation_package] = _artifact(connection, workspace_id, validation_datasets[0], "validation")
             suffix = f"{request.finetuned_output_suffix}-" if request.finetuned_output_suffix else ""
             queries.insert_job(
                 connection,
@@ -84,18 +97,20 @@ class Jobs:
                     "model": request.model,
                     "training_type": TRAINING_TYPE,
                     "training_datasets": datasets,
-                    "validation_datasets": _validation_datasets(request),
+                    "validation_datasets": validation_datasets,
                     "hyper_parameters": hyper_parameters,
                     "finetuned_output": f"{request.model}-{suffix}ft-{tail}",
                     "package": package,
+                    "validation_package": validation_package,
                     "status": str(JobStatus.PENDING),
                     "created_at": now,
                     "output_cnt": 0,
                     "events_offset": 0,
                 },
             )
-            # the job keeps its own copy: the file may be deleted while it waits
-            self._artifacts.copy(file.artifact, package)
+            # the job keeps its own copies: the files may be deleted while it waits
+            for copy, original in copies.items():
+                self._artifacts.copy(original, copy)
             return queries.get_job(connection, job_id)
 
     def get(self, workspace_id: str, job_id: str) -> FineTuneJob:
@@ -103,9 +118,18 @@ class Jobs:
         with self._database.read() as connection:
             return queries.get_job(connection, job_id, workspace_id)
 
-    def page(self, workspace_id: str, model: str | None, page_no: int, page_size: int) -> tuple[int, list[FineTuneJob]]:
+    def page(
+        self,
+        workspace_id: str,
+        page_no: int,
+        page_size: int,
+        *,
+        model: str | None = None,
+        status: JobStatus | None = None,
+    ) -> tuple[int, list[FineTuneJob]]:
+        """One page, newest first, and the number of jobs in all."""
         with self._database.read() as connection:
-            return queries.list_jobs(connection, workspace_id, model, page_no, page_size)
+            return queries.list_jobs(connection, workspace_id, page_no, page_size, model=model, status=status)
 
     def logs(self, workspace_id: str, job_id: str, offset: int, num_lines: int) -> tuple[int, list[str]]:
         """The number of lines in all, and those after `offset`.
@@ -129,14 +153,17 @@ class Jobs:
     def export(self, workspace_id: str, job_id: str, checkpoint: str, display_name: str, now: datetime) -> None:
         """Make a checkpoint a deployable model; a second export gives it a new display name.
 
-        Raises: NotFound; UnsupportedOperation before the job has succeeded; InvalidParameter for a bad or taken name
+        Raises: NotFound; UnsupportedOperation before the job has ended with checkpoints; InvalidParameter for a bad or
+            taken name
         """
         if not _DISPLAY_NAME.fullmatch(display_name):
-            raise InvalidParameter("model_name may have letters, digits, _ and - only, at most 200 characters.")
+            raise InvalidParameter("model_name must be 1 to 200 letters, digits, _ and -.")
         with self._database.transaction() as connection:
             job = queries.get_job(connection, job_id, workspace_id)
-            if job.status is not JobStatus.SUCCEEDED:
-                raise UnsupportedOperation(f"Job {job_id} is {job.status}; only a SUCCEEDED job's checkpoints export.")
+            if job.status not in _EXPORTABLE:
+                raise UnsupportedOperation(
+                    f"Job {job_id} is {job.status}; checkpoints can be exported once it is SUCCEEDED or CANCELED."
+                )
             found = [item for item in queries.list_checkpoints(connection, job_id) if item.checkpoint == checkpoint]
             if not found:
                 raise NotFound(f"Job {job_id} has no checkpoint {checkpoint}.")
@@ -158,10 +185,12 @@ class Jobs:
                 queries.transition(connection, job_id, JobStatus.CANCELING)
             elif job.status is not JobStatus.CANCELING:
                 queries.transition(connection, job_id, JobStatus.CANCELED, ended_at=now, usage=0)
-                self._artifacts.delete(job.package)
+        if job.status not in WITH_WORKER:
+            metrics.jobs_ended.labels(JobStatus.CANCELED).inc()
+            self._delete_packages(job)
 
     def delete(self, workspace_id: str, job_id: str) -> None:
-        """Remove the record of a job; its models and their deployments stay.
+        """Remove the record of a job; its models and their deployments stay, checkpoints that are no models go.
 
         Raises: NotFound; UnsupportedOperation while it runs or waits
         """
@@ -169,7 +198,39 @@ class Jobs:
             job = queries.get_job(connection, job_id, workspace_id)
             if job.status not in FINAL:
                 raise UnsupportedOperation(f"Job {job_id} is {job.status}; cancel it before deleting it.")
+            unexported = [
+                item.checkpoint
+                for item in queries.list_checkpoints(connection, job_id)
+                if item.status is not CheckpointStatus.SUCCEEDED
+            ]
             queries.delete_job(connection, job_id)
+        delete_checkpoint_files(self._rules.models_directory / job_id, unexported)
+
+    def delete_expired_checkpoints(self, now: datetime) -> int:
+        """Delete, also from the disk, checkpoints that nobody has exported in their lifetime; returns how many."""
+        if self._rules.checkpoint_lifetime is None:
+            return 0
+        # in two steps, so that a crash between them leaves no files that nobody knows of
+        with self._database.transaction() as connection:
+            queries.expire_checkpoints(connection, now - self._rules.checkpoint_lifetime)
+            expired = queries.expired_checkpoints(connection)
+        for job_id, group in groupby(expired, key=lambda checkpoint: checkpoint.job_id):
+            names = [checkpoint.checkpoint for checkpoint in group]
+            delete_checkpoint_files(self._rules.models_directory / job_id, names)
+            with self._database.transaction() as connection:
+                queries.delete_checkpoints(connection, job_id, names)
+        return len(expired)
+
+    def expiry_of(self, checkpoint: JobCheckpoint) -> datetime | None:
+        """When a checkpoint will be deleted; None: never."""
+        if checkpoint.status is CheckpointStatus.SUCCEEDED or self._rules.checkpoint_lifetime is None:
+            return None
+        return checkpoint.created_at + self._rules.checkpoint_lifetime
+
+    def _delete_packages(self, job: FineTuneJob) -> None:
+        for package in (job.package, job.validation_package):
+            if package is not None:
+                self._artifacts.delete(package)
 
     def _check_model(self, request: JobRequest) -> None:
         if request.model != self._rules.base_model:
@@ -239,25 +300,41 @@ def _datasets(request: JobRequest) -> list[dict[str, Any]]:
 
     Raises: InvalidParameter
     """
-    if request.training_file_ids and request.training_datasets:
-        raise InvalidParameter("Give training_file_ids or training_datasets, not both.")
-    datasets = request.training_datasets or [
-        {"data_source_type": "file_id", "file_id": file_id} for file_id in request.training_file_ids or []
-    ]
+    datasets = _one_dataset("training", request.training_file_ids, request.training_datasets)
     if not datasets:
         raise InvalidParameter("Missing training files")
-    if len(datasets) > 1:
-        name = "training_datasets" if request.training_datasets else "training_file_ids"
-        raise InvalidParameter(f"{name} must have exactly one entry (got {len(datasets)}).")
-    return [_checked_dataset(datasets[0], "training_datasets[0]")]
+    return datasets
 
 
 def _validation_datasets(request: JobRequest) -> list[dict[str, Any]]:
-    """Raises: InvalidParameter: training splits off its own validation clips"""
-    if request.validation_file_ids or request.validation_datasets:
-        name = "validation_file_ids" if request.validation_file_ids else "validation_datasets"
-        raise InvalidParameter(f"{name} is not supported; leave it out, training sets validation clips aside itself.")
-    return []
+    """The validation dataset if there is one; without, training sets some clips aside itself.
+
+    Raises: InvalidParameter
+    """
+    return _one_dataset("validation", request.validation_file_ids, request.validation_datasets)
+
+
+def _one_dataset(
+    use: str, file_ids: Sequence[str] | None, datasets: Sequence[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    if file_ids and datasets:
+        raise InvalidParameter(f"Give {use}_file_ids or {use}_datasets, not both.")
+    name = f"{use}_datasets" if datasets else f"{use}_file_ids"
+    found = datasets or [{"data_source_type": "file_id", "file_id": file_id} for file_id in file_ids or []]
+    if len(found) > 1:
+        raise InvalidParameter(f"{name} must have exactly one entry (got {len(found)}).")
+    return [_checked_dataset(dataset, f"{use}_datasets[0]") for dataset in found]
+
+
+def _artifact(connection: Connection, workspace_id: str, dataset: dict[str, Any], use: str) -> str:
+    """Where the bytes of a dataset are.
+
+    Raises: InvalidParameter when there is no such file
+    """
+    try:
+        return get_file(connection, workspace_id, dataset["file_id"]).artifact
+    except InvalidParameter as error:
+        raise InvalidParameter(f"{error.message} The {use} file {dataset['file_id']} is not there.") from error
 
 
 def _checked_dataset(dataset: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,30 +1,31 @@
 """One training job in its own process: `python -m cosyforge.jobs.worker SPEC.json`.
 
 The bridge between the platform and training: it reads what is to be done, calls one training function and writes what
-happens as JSON lines, which the server takes in. It knows no database and no HTTP.
+happens as JSON lines, which the server takes in. It knows no database and no HTTP. It may be killed at any moment: the
+next worker of the job goes on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import importlib
 import json
-import signal
+import os
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from cosyforge.billing.tariff import training_tokens
-from cosyforge.errors import InvalidParameter, PlatformError
+from cosyforge.errors import InvalidDataset, InvalidParameter, PlatformError
+from cosyforge.jobs.event_file import EventFile
 from cosyforge.jobs.process import die_with_parent
-from cosyforge.training.events import TrainingEvent
+from cosyforge.jobs.stop_request import StopRequest
+from cosyforge.training.events import TrainingEvent, TrainingStopped
 from cosyforge.training.hyper_parameters import HyperParameters
+
+_BEFORE_TRAINING = ("data", "features")
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,21 @@ class WorkerSpec:
     job_id: str
     parent_pid: int
     trainer: str
-    """module:function with the signature of `training.finetune.finetune`"""
+    """module:function with the signature of `training.finetune.finetune`; beside it perhaps `combine_finished`"""
     package: str
+    validation_package: str | None
     base_directory: str
     out_directory: str
     work_directory: str
     events: str
     """the file of JSON lines"""
+    lock: str
+    """the file that one worker of the job holds at a time"""
     hyper_parameters: dict[str, int]
     seed: int
+    checkpoint_interval_s: float
+    is_canceled: bool
+    """do not train: make checkpoints of what is finished"""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1))
@@ -52,115 +59,118 @@ class WorkerSpec:
         return cls(**json.loads(path.read_text()))
 
 
-class EventFile:
-    """JSON lines, each whole and on disk before the next, so that a killed worker has still said what it knew."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the process lives
-        self._lock = threading.Lock()
-
-    def write(self, kind: str, **values: Any) -> None:
-        record = {"type": kind, "at": datetime.now(UTC).isoformat(), **values}
-        with self._lock:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self._file.flush()
-
-    def log(self, message: str, level: str = "INFO") -> None:
-        self.write("log", level=level, message=message)
-
-
 def main(arguments: list[str]) -> int:
+    stop = StopRequest()
     spec = WorkerSpec.read(Path(arguments[0]))
     die_with_parent(spec.parent_pid)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    events = EventFile(Path(spec.events))
+    with hold(Path(spec.lock)):
+        events = EventFile(Path(spec.events))
+        try:
+            return run(spec, events, stop)
+        except PlatformError as error:
+            report_failure(events, error)
+        except Exception as error:
+            # the one place where anything may be caught: a job that fails must say so
+            traceback.print_exc()
+            events.log(traceback.format_exc().rstrip(), "ERROR")
+            events.write("crashed", message=f"{type(error).__name__}: {error}")
+    return 1
+
+
+def run(spec: WorkerSpec, events: EventFile, stop: StopRequest) -> int:
+    """Train, forwarding what happens; ends with one `succeeded`, `stopped` or `canceled` record.
+
+    Raises: PlatformError and whatever the trainer raises, unless it was asked to stop meanwhile
+    """
+    if spec.is_canceled:
+        write_canceled(spec, events)
+        return 0
+
+    def forward(event: TrainingEvent) -> None:
+        if event.stage not in _BEFORE_TRAINING:
+            stop.may_not_interrupt()
+        events.forward(event)
+
+    stop.may_interrupt(lambda: events.write("stopped"))
     try:
-        run(spec, events, stop.is_set)
-    except PlatformError as error:
-        report_failure(events, error)
-        return 1
+        result = load_attribute(spec.trainer)(
+            *run_arguments(spec),
+            **run_options(spec),
+            on_event=forward,
+            should_stop=stop.is_asked,
+            checkpoint_interval_s=spec.checkpoint_interval_s,
+        )
     except Exception as error:
-        # the one place where anything may be caught: a job that fails must say so
-        traceback.print_exc()
-        events.log(traceback.format_exc().rstrip(), "ERROR")
-        events.write("failed", code="InternalError", message=f"{type(error).__name__}: {error}")
-        return 1
+        stop.may_not_interrupt()
+        if not stop.is_asked():
+            raise
+        if not isinstance(error, TrainingStopped):
+            events.log(f"While it was stopping: {type(error).__name__}: {error}", "WARNING")
+        if stop.is_cancel:
+            write_canceled(spec, events)
+        else:
+            events.write("stopped")
+        return 0
+    stop.may_not_interrupt()
+    events.write("succeeded", tokens=result.tokens, checkpoints=[shown(item) for item in result.checkpoints])
     return 0
 
 
-def run(spec: WorkerSpec, events: EventFile, should_stop: Callable[[], bool]) -> None:
-    """Train, forwarding what happens; ends with one `succeeded` or `canceled` record.
+def write_canceled(spec: WorkerSpec, events: EventFile) -> None:
+    """The last record of a cancelled job: the checkpoints whose two networks were finished; a fault leaves it none."""
+    module, _, _ = spec.trainer.partition(":")
+    combine = getattr(importlib.import_module(module), "combine_finished", None)
+    checkpoints = []
+    if combine is not None:
+        checkpoints = combine(*run_arguments(spec), **run_options(spec), on_event=events.forward)
+    events.write("canceled", checkpoints=[shown(item) for item in checkpoints])
 
-    Raises: PlatformError and whatever the trainer raises, unless the job was cancelled meanwhile
-    """
+
+def run_arguments(spec: WorkerSpec) -> tuple[Path, Path, Path, HyperParameters]:
     hyper_parameters = HyperParameters.parse(spec.hyper_parameters)
-    trainer = load_attribute(spec.trainer)
-    work_done = WorkDone()
-
-    def forward(event: TrainingEvent) -> None:
-        work_done.see(event)
-        events.write("event", event=event.to_json())
-
-    started_at = time.monotonic()
-    try:
-        result = trainer(
-            Path(spec.package),
-            Path(spec.base_directory),
-            Path(spec.out_directory),
-            hyper_parameters,
-            on_event=forward,
-            should_stop=should_stop,
-            work_directory=Path(spec.work_directory),
-            seed=spec.seed,
-        )
-    except Exception:
-        if not should_stop():
-            raise
-        # a trainer leaves its loops by an exception when it is asked to stop
-        events.log(f"job canceled, {work_done.tokens} tokens consumed")
-        events.write("canceled", tokens=work_done.tokens)
-        return
-    events.log(f"job succeeded in {time.monotonic() - started_at:.1f} s, {len(result.checkpoints)} checkpoints")
-    events.log("##FT_COMPLETE##")
-    checkpoints = [
-        {
-            "name": checkpoint.name,
-            "lm_epoch": checkpoint.lm_epoch,
-            "fm_epoch": checkpoint.fm_epoch,
-            "directory": str(checkpoint.directory),
-        }
-        for checkpoint in result.checkpoints
-    ]
-    events.write("succeeded", tokens=result.tokens, checkpoints=checkpoints)
+    return Path(spec.package), Path(spec.base_directory), Path(spec.out_directory), hyper_parameters
 
 
-class WorkDone:
-    """The finished epochs of a run and what they cost, for the bill of a job that is cancelled.
+def run_options(spec: WorkerSpec) -> dict[str, Any]:
+    """What decides where a run keeps its state, and so must be the same at every start."""
+    validation_package = None if spec.validation_package is None else Path(spec.validation_package)
+    return {
+        "work_directory": Path(spec.work_directory),
+        "seed": spec.seed,
+        "validation_package": validation_package,
+    }
 
-    The trainer reports the seconds of audio as the metric `audio_s` of stage "data", and the end of an epoch as progress
-    without a step.
-    """
 
-    def __init__(self) -> None:
-        self._audio_s = 0.0
-        self._num_epochs = {"lm": 0, "flow": 0}
-
-    def see(self, event: TrainingEvent) -> None:
-        self._audio_s = event.metrics.get("audio_s", self._audio_s)
-        if event.kind == "progress" and event.step == 0 and event.stage in self._num_epochs:
-            self._num_epochs[event.stage] = max(self._num_epochs[event.stage], event.epoch)
-
-    @property
-    def tokens(self) -> int:
-        return training_tokens(self._num_epochs["lm"], self._num_epochs["flow"], self._audio_s)
+def shown(checkpoint: Any) -> dict[str, Any]:
+    return {
+        "name": checkpoint.name,
+        "lm_epoch": checkpoint.lm_epoch,
+        "fm_epoch": checkpoint.fm_epoch,
+        "directory": str(checkpoint.directory),
+    }
 
 
 def report_failure(events: EventFile, error: PlatformError) -> None:
-    for line in error.message.splitlines():
+    """What the user must change, or what cannot get better, fails the job; anything else may be tried again."""
+    report = error.fields.get("report")
+    lines = error.message.splitlines()
+    if isinstance(error, InvalidDataset) and report is not None:
+        lines = ["The training did not start: the package breaks the rules above."]  # each has its line already
+    for line in lines:
         events.log(line, "ERROR")
-    code = "InvalidParameter" if isinstance(error, InvalidParameter) else "InternalError"
-    events.write("failed", code=code, message=error.message)
+    if isinstance(error, InvalidParameter):
+        events.write("failed", code="InvalidParameter", message=error.message)
+    elif error.fields.get("is_final"):
+        events.write("failed", code="InternalError", message=error.message)
+    else:
+        events.write("crashed", message=error.message)
+
+
+def hold(path: Path) -> IO[str]:
+    """Wait until no other worker of the job lives, and keep the next one away; the system lets go when we end."""
+    file = open(path, "w")  # noqa: SIM115 - the caller closes it
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def load_attribute(reference: str) -> Any:
@@ -170,4 +180,8 @@ def load_attribute(reference: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # all that counts is on the disk; taking a training library apart would take seconds
+    os._exit(code)

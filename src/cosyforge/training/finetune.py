@@ -1,18 +1,16 @@
 """A zip of recordings and a base model to checkpoints of one tuned voice: the whole run, top to bottom.
 
 Knows directories and events; no database, no HTTP. Everything slow is kept in the work directory, so a run that was
-stopped or killed goes on where it was, and ends with the same weights.
+stopped or killed goes on where it was, and ends with the same weights. What a run keeps there is in `work.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import random
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,48 +18,36 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 
 from cosyforge.audio.wav import read_wav
-from cosyforge.cosyvoice.manifest import (
-    FileEntry,
-    Manifest,
-    VoiceEntry,
-    base_entry,
-    file_digest,
-    manifest_digest,
-    read_manifest,
-    replacing,
-    write_manifest,
-)
+from cosyforge.cosyvoice.manifest import file_digest, manifest_digest, read_manifest
 from cosyforge.cosyvoice.model import CosyVoice, Voice
-from cosyforge.cosyvoice.weights import load_model, write_voices
+from cosyforge.cosyvoice.weights import load_model
 from cosyforge.dataset.features import FeatureExtractor, Features
 from cosyforge.dataset.package import unpack
 from cosyforge.dataset.report import ERROR, WARNING, Problem, Report, report_of
 from cosyforge.dataset.validate import Clip, validate
 from cosyforge.errors import InvalidDataset, InvalidParameter
 from cosyforge.text.frontend import Frontend
-from cosyforge.training.checkpoints import Candidate, billed_tokens, plan_checkpoints, saved_epochs
-from cosyforge.training.events import TrainingEvent
+from cosyforge.training.checkpoints import billed_tokens, plan_checkpoints, saved_epochs
+from cosyforge.training.combine import Checkpoint, RunFacts, combine
+from cosyforge.training.events import TrainingEvent, TrainingStopped
 from cosyforge.training.flow_stage import FlowSample, FlowTask, mean_speaker_embedding
 from cosyforge.training.hyper_parameters import HyperParameters, StageConfig
 from cosyforge.training.lm_stage import LMSample, LMTask
 from cosyforge.training.loop import (
     Metrics,
     Objective,
+    StateReport,
     StepReport,
-    TrainingStopped,
     derived_seed,
     never,
-    save_atomically,
     train,
 )
 from cosyforge.training.lora import Trainables, make_trainable, trainable_state
+from cosyforge.training.state import save_atomically
 from cosyforge.training.voice import choose_prompt, measure_prompt, odd_voices, prompt_candidates
-
-VOICE = "default"
-"""The only voice of a tuned model. Source: product document, "Fine-tuning output"."""
+from cosyforge.training.work import WorkDirectory, work_directory_of
 
 MIN_CLIPS_FOR_VALIDATION = 20
 VALIDATION_SHARE = 0.05
@@ -71,16 +57,6 @@ MAX_VALIDATION_CLIPS = 40
 _MAX_LOGGED_WARNINGS = 100
 _DATA_END, _FEATURES_END, _TRAINING_END = 0.03, 0.15, 0.98
 """Where the parts of a run end on its progress from 0 to 1; LM and flow share the middle by their work."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One tuned model on disk."""
-
-    name: str
-    lm_epoch: int
-    fm_epoch: int
-    directory: Path
 
 
 @dataclass(frozen=True)
@@ -106,33 +82,72 @@ def finetune(
     work_directory: Path | None = None,
     seed: int = 1986,
     device: str | None = None,
+    validation_package: Path | None = None,
+    checkpoint_interval_s: float = 60.0,
 ) -> FinetuneResult:
     """Fine-tune the base model to the one speaker of a package; write a model directory per checkpoint.
 
     work_directory: keeps the state to resume from, also between calls; None forgets it at the end
     device: a torch device; None takes a CUDA device when there is one
+    validation_package: clips that judge every epoch and are not trained on; None sets some of the package's aside
+    checkpoint_interval_s: so often the state to resume from is written
     Raises: InvalidDataset carrying the report; InvalidParameter for a base that is itself tuned; TrainingStopped soon
-        after should_stop says so; Internal when training diverges
+        after should_stop says so; Internal when training diverges; OutOfSpace
     """
     run = _Run(on_event, should_stop)
     if read_manifest(base_directory).base is not None:
         raise InvalidParameter(f"{base_directory}: is a tuned model; tune the base model anew with all recordings")
-    identity = _identity(package, base_directory, hyper_parameters, seed)
-    with _work_directory(work_directory, identity) as work:
-        clips, report = _take_in(package, work, run)
+    identity = _identity(package, base_directory, hyper_parameters, seed, validation_package)
+    with work_directory_of(work_directory, identity) as work:
+        _log_resume(work, run)
+        clips, report = _take_in(package, work, "data", run)
+        validation_clips = _take_in_validation(validation_package, work, run)
+        # what a run that is cancelled later is billed by
+        run.progress("data", _DATA_END, metrics={"audio_s": report.total_seconds})
         model = _load(base_directory, device)
-        corpus = _prepare(clips, model, work, seed, run)
-        voice = _make_voice(model, corpus, run)
+        corpus = _prepare(clips, validation_clips, model, work, seed, run)
+        tokens = billed_tokens(report.total_seconds, hyper_parameters)
+        facts = RunFacts(hyper_parameters, len(clips), report.total_seconds, identity)
+        work.keep_voice(_make_voice(model, corpus, run), facts)
         lm, flow = _lm_stage(model, corpus, hyper_parameters, seed), _flow_stage(model, corpus, hyper_parameters, seed)
         lm_work = _FEATURES_END + (_TRAINING_END - _FEATURES_END) * lm.cost / (lm.cost + flow.cost)
         lm_epochs, fm_epochs = saved_epochs(hyper_parameters)
-        lm_figures = _train(lm, lm_epochs, work, run.within(_FEATURES_END, lm_work), seed)
-        flow_figures = _train(flow, fm_epochs, work, run.within(lm_work, _TRAINING_END), seed)
-        tokens = billed_tokens(report.total_seconds, hyper_parameters)
-        facts = _Facts(clips, report, hyper_parameters, tokens, identity, lm_figures, flow_figures)
-        checkpoints = _combine(work, base_directory, out_directory, voice, facts, run)
+        _train(lm, lm_epochs, work, run.within(_FEATURES_END, lm_work), seed, checkpoint_interval_s)
+        _train(flow, fm_epochs, work, run.within(lm_work, _TRAINING_END), seed, checkpoint_interval_s)
+        candidates = plan_checkpoints(hyper_parameters)
+        checkpoints = combine(candidates, facts, tokens, work, base_directory, out_directory, on_event)
+        run.progress("combine", 1.0)
     run.log("combine", f"Actual number of consumed tokens is {tokens}!")
     return FinetuneResult(checkpoints, tokens, report.total_seconds)
+
+
+def combine_finished(
+    package: Path,
+    base_directory: Path,
+    out_directory: Path,
+    hyper_parameters: HyperParameters,
+    *,
+    on_event: Callable[[TrainingEvent], None],
+    work_directory: Path,
+    seed: int = 1986,
+    validation_package: Path | None = None,
+) -> list[Checkpoint]:
+    """The planned checkpoints that a run which was stopped for good had ready, in rank order; perhaps none.
+
+    Loads no model: everything is in the work directory.
+    """
+    identity = _identity(package, base_directory, hyper_parameters, seed, validation_package)
+    with work_directory_of(work_directory, identity) as work:
+        facts = work.read_facts(hyper_parameters, identity)
+        ready = [
+            candidate
+            for candidate in plan_checkpoints(hyper_parameters)
+            if work.epoch_file("lm", candidate.lm_epoch).exists()
+            and work.epoch_file("flow", candidate.fm_epoch).exists()
+        ]
+        if facts is None or not ready:
+            return []
+        return combine(ready, facts, None, work, base_directory, out_directory, on_event)
 
 
 # --- what a run reports -----------------------------------------------------------------------------------------------
@@ -168,6 +183,12 @@ class _Run:
             TrainingEvent("progress", stage, "", epoch, max_epoch, step, round(progress, 6), dict(metrics or {}))
         )
 
+    def state(self, stage: str, report: StateReport, max_epoch: int) -> None:
+        self.on_event(TrainingEvent("state", stage, "", report.epoch, max_epoch, report.step))
+
+    def resumed(self, stage: str, message: str) -> None:
+        self.on_event(TrainingEvent("resume", stage, message))
+
     def check_stop(self, where: str) -> None:
         if self.should_stop():
             raise TrainingStopped(f"stopped while {where}")
@@ -176,43 +197,57 @@ class _Run:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _identity(package: Path, base_directory: Path, hyper: HyperParameters, seed: int) -> str:
+def _identity(
+    package: Path, base_directory: Path, hyper: HyperParameters, seed: int, validation_package: Path | None
+) -> str:
     """What decides the result: leftovers of a run with another identity are never used."""
     parts = [file_digest(package), manifest_digest(base_directory), hyper.to_json(), seed]
+    if validation_package is not None:
+        parts.append(file_digest(validation_package))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _work_directory(directory: Path | None, identity: str) -> Iterator[Path]:
-    if directory is None:
-        with tempfile.TemporaryDirectory(prefix="cosyforge-") as temporary:
-            yield Path(temporary)
-    else:
-        work = directory / identity
-        work.mkdir(parents=True, exist_ok=True)
-        yield work
+def _log_resume(work: WorkDirectory, run: _Run) -> None:
+    """Say from where a run that was begun before goes on."""
+    for stage in ("flow", "lm"):
+        if work.state(stage).exists():
+            return  # the stage itself says it, when it has read its state
+    if work.is_settled("features"):
+        run.resumed("features", "Going on with the features of an earlier start.")
+    elif work.is_settled("data"):
+        num_ready = work.count_features()
+        run.resumed("data", f"Going on with the unpacked package and {num_ready} clips' features of an earlier start.")
 
 
-def _take_in(package: Path, work: Path, run: _Run) -> tuple[list[Clip], Report]:
+def _take_in(package: Path, work: WorkDirectory, part: str, run: _Run) -> tuple[list[Clip], Report]:
     """Unpack (once) and validate, and say what was found."""
     run.check_stop("unpacking")
-    data = work / "data"
+    of_what = "training" if part == "data" else "validation"
     try:
-        if not data.exists():
-            unpack(package, data)
+        if not work.is_settled(part):
+            unpack(package, work.path / part)
+            work.settle(part)
         run.progress("data", _DATA_END / 2)
-        clips, report = validate(data)
+        run.check_stop("checking the data")
+        clips, report = validate(work.path / part)
     except InvalidDataset as error:
-        _log_report(report_of(error), run)
+        _log_report(report_of(error), of_what, run)
         raise
-    _log_report(report, run)
-    # what a run that is cancelled later is billed by
-    run.progress("data", _DATA_END, metrics={"audio_s": report.total_seconds})
+    _log_report(report, of_what, run)
     return clips, report
 
 
-def _log_report(report: Report, run: _Run) -> None:
-    run.log("data", f"The training package holds {report.summary}.")
+def _take_in_validation(package: Path | None, work: WorkDirectory, run: _Run) -> list[Clip] | None:
+    if package is None:
+        return None
+    try:
+        return _take_in(package, work, "validation", run)[0]
+    except InvalidDataset as error:
+        raise InvalidDataset(f"The validation package: {error.message}", **error.fields) from error
+
+
+def _log_report(report: Report, of_what: str, run: _Run) -> None:
+    run.log("data", f"The {of_what} package holds {report.summary}.")
     for problem in report.errors:
         run.log("data", f"error [{problem.rule}] {problem}")
     for problem in report.warnings[:_MAX_LOGGED_WARNINGS]:
@@ -236,28 +271,45 @@ class _Corpus:
     features: Sequence[Features]
     speaker_embedding: torch.Tensor
     held_out: frozenset[int]
+    num_own: int
+    """Clips of the training package; those after them are of the validation package."""
 
     @property
     def trained_on(self) -> list[int]:
         return [index for index in range(len(self.clips)) if index not in self.held_out]
 
 
-def _prepare(clips: Sequence[Clip], model: CosyVoice, work: Path, seed: int, run: _Run) -> _Corpus:
-    text_tokens = _encode_texts(clips, model, run)
-    features = _extract_features(clips, model, work / "features", run.within(_DATA_END, _FEATURES_END))
-    held_out = _held_out(len(clips), seed)
+def _prepare(
+    own_clips: Sequence[Clip],
+    validation_clips: Sequence[Clip] | None,
+    model: CosyVoice,
+    work: WorkDirectory,
+    seed: int,
+    run: _Run,
+) -> _Corpus:
+    """validation_clips: held out instead of some of the package's own; they have no say in what the voice is"""
+    clips = [*own_clips, *(validation_clips or [])]
+    text_tokens = _encode_texts(own_clips, "training", model, run)
+    text_tokens += _encode_texts(validation_clips or [], "validation", model, run)
+    features = _extract_features(clips, model, work.path / "features", run.within(_DATA_END, _FEATURES_END))
+    work.settle("features")
+    if validation_clips is None:
+        held_out, source = _held_out(len(clips), seed), "of the package that are held out"
+    else:
+        held_out, source = frozenset(range(len(own_clips), len(clips))), "of the validation package"
     trained_s = sum(clip.duration_s for index, clip in enumerate(clips) if index not in held_out)
     run.log(
         "features",
         f"Data are ready: training on {len(clips) - len(held_out)} clips ({trained_s / 60:.1f} minutes), "
-        f"validating on {len(held_out)}.",
+        f"validating on {len(held_out)} clips {source}.",
     )
-    speaker_embedding = mean_speaker_embedding([feature.speaker_embedding for feature in features])
-    _log_odd_voices(clips, features, speaker_embedding, run)
-    return _Corpus(clips, text_tokens, features, speaker_embedding, held_out)
+    own_features = features[: len(own_clips)]
+    speaker_embedding = mean_speaker_embedding([feature.speaker_embedding for feature in own_features])
+    _log_odd_voices(own_clips, own_features, speaker_embedding, run)
+    return _Corpus(clips, text_tokens, features, speaker_embedding, held_out, len(own_clips))
 
 
-def _encode_texts(clips: Sequence[Clip], model: CosyVoice, run: _Run) -> list[list[int]]:
+def _encode_texts(clips: Sequence[Clip], of_what: str, model: CosyVoice, run: _Run) -> list[list[int]]:
     """Transcripts as the LM reads them, through the front end that also prepares every text to speak.
 
     Raises: InvalidDataset naming every transcript that the base model cannot speak
@@ -266,6 +318,7 @@ def _encode_texts(clips: Sequence[Clip], model: CosyVoice, run: _Run) -> list[li
     text_tokens: list[list[int]] = []
     problems: list[Problem] = []
     for clip in clips:
+        run.check_stop("reading the texts")
         try:
             segments, warnings = frontend.plan(clip.text)
         except InvalidParameter as error:
@@ -281,7 +334,7 @@ def _encode_texts(clips: Sequence[Clip], model: CosyVoice, run: _Run) -> list[li
         text_tokens.append(model.text_tokenizer.encode(" ".join(s.spoken for s in segments if s.spoken)))
     report = Report(tuple(problems), len(clips), sum(clip.duration_s for clip in clips))
     if problems:
-        _log_report(report, run)
+        _log_report(report, of_what, run)
     report.raise_if_invalid()
     return text_tokens
 
@@ -339,7 +392,7 @@ def _make_voice(model: CosyVoice, corpus: _Corpus, run: _Run) -> Voice:
     A base that states `lm_prompt: false` (a small LM loses its place behind a transcript) gets a prompt without one:
     then only the flow hears it.
     """
-    indexes = prompt_candidates([clip.duration_s for clip in corpus.clips])
+    indexes = prompt_candidates([clip.duration_s for clip in corpus.clips[: corpus.num_own]])
     figures = []
     for index in indexes:
         run.check_stop("choosing the prompt")
@@ -413,9 +466,10 @@ def _flow_stage(model: CosyVoice, corpus: _Corpus, hyper: HyperParameters, seed:
     )
 
 
-def _train(stage: _Stage, wanted_epochs: set[int], work: Path, run: _Run, seed: int) -> dict[int, Metrics]:
-    """Train one network, keep the wanted epochs' deltas in the work directory; figures of these epochs."""
-    directory = work / stage.name
+def _train(
+    stage: _Stage, wanted_epochs: set[int], work: WorkDirectory, run: _Run, seed: int, checkpoint_interval_s: float
+) -> None:
+    """Train one network, keep the wanted epochs' deltas in the work directory, each with its figures."""
     max_epoch = stage.config.max_epoch
     reported_at = time.monotonic()
 
@@ -439,7 +493,18 @@ def _train(stage: _Stage, wanted_epochs: set[int], work: Path, run: _Run, seed: 
         run.log(stage.name, f"{stage.name} epoch {epoch}/{max_epoch}: {shown}")
         if epoch in wanted_epochs:
             metadata = {"figures": json.dumps(figures)}
-            save_atomically(trainable_state(stage.trainables), directory / _epoch_file(epoch), metadata)
+            save_atomically(trainable_state(stage.trainables), work.epoch_file(stage.name, epoch), metadata)
+
+    def on_restored(report: StateReport) -> None:
+        for path in report.damaged:
+            run.resumed(stage.name, f"The state {path.name} of {stage.name} is damaged and is not used.")
+        if report.epoch > max_epoch:
+            run.resumed(stage.name, f"The training of {stage.name} was done already.")
+        elif (report.epoch, report.step) == (1, 0):
+            run.resumed(stage.name, f"The training of {stage.name} begins anew.")
+        else:
+            where = f"after step {report.step} of epoch {report.epoch}" if report.step else f"at epoch {report.epoch}"
+            run.resumed(stage.name, f"Going on with {stage.name} {where}, from the saved state.")
 
     run.log(
         stage.name,
@@ -450,95 +515,11 @@ def _train(stage: _Stage, wanted_epochs: set[int], work: Path, run: _Run, seed: 
         stage.objective,
         stage.config,
         seed=seed,
-        state_path=directory / "state.safetensors",
+        state_path=work.state(stage.name),
+        save_interval_s=checkpoint_interval_s,
         on_step=on_step,
         on_epoch=on_epoch,
+        on_restored=on_restored,
+        on_saved=lambda report: run.state(stage.name, report, max_epoch),
         should_stop=run.should_stop,
     )
-    return {epoch: _figures(directory / _epoch_file(epoch)) for epoch in wanted_epochs}
-
-
-def _epoch_file(epoch: int) -> str:
-    return f"epoch-{epoch:04d}.safetensors"
-
-
-def _figures(path: Path) -> Metrics:
-    with safe_open(path, framework="pt") as file:
-        figures: Metrics = json.loads(file.metadata()["figures"])
-    return figures
-
-
-# --- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the manifest of a checkpoint tells about its making."""
-
-    clips: Sequence[Clip]
-    report: Report
-    hyper: HyperParameters
-    tokens: int
-    identity: str
-    lm_figures: Mapping[int, Metrics]
-    flow_figures: Mapping[int, Metrics]
-
-    def training(self, candidate: Candidate) -> dict[str, object]:
-        return {
-            "hyper_parameters": self.hyper.to_json(),
-            "lm_epoch": candidate.lm_epoch,
-            "fm_epoch": candidate.fm_epoch,
-            "clips": len(self.clips),
-            "duration_s": round(self.report.total_seconds, 3),
-            "tokens": self.tokens,
-            "run": self.identity,
-        }
-
-    def figures(self, candidate: Candidate) -> dict[str, float]:
-        lm, flow = self.lm_figures[candidate.lm_epoch], self.flow_figures[candidate.fm_epoch]
-        return {**{f"lm_{k}": v for k, v in lm.items()}, **{f"flow_{k}": v for k, v in flow.items()}}
-
-
-def _combine(
-    work: Path, base_directory: Path, out_directory: Path, voice: Voice, facts: _Facts, run: _Run
-) -> list[Checkpoint]:
-    """Shared weights once, then one manifest per checkpoint: a checkpoint is there when its model.json is."""
-    weights = out_directory / "weights"
-    candidates = plan_checkpoints(facts.hyper)
-    lm_files = {epoch: _share(work / "lm", weights, "lm", epoch) for epoch in {c.lm_epoch for c in candidates}}
-    flow_files = {epoch: _share(work / "flow", weights, "flow", epoch) for epoch in {c.fm_epoch for c in candidates}}
-    voices = FileEntry("../weights/voices.safetensors", write_voices(weights / "voices.safetensors", {VOICE: voice}))
-    base = base_entry(base_directory)
-    minutes = facts.report.total_seconds / 60
-    description = f"Tuned on {len(facts.clips)} clips, {minutes:.1f} minutes of one speaker"
-    checkpoints = []
-    for candidate in candidates:
-        directory = out_directory / candidate.name
-        manifest = Manifest(
-            name=candidate.name,
-            files={
-                "lm_delta": lm_files[candidate.lm_epoch],
-                "flow_delta": flow_files[candidate.fm_epoch],
-                "voices": voices,
-            },
-            voices={VOICE: VoiceEntry(description=description, prompt_text=voice.prompt_text)},
-            base=base,
-            training=facts.training(candidate),
-            figures=facts.figures(candidate),
-            licence=read_manifest(base_directory).licence,
-        )
-        directory.mkdir(parents=True, exist_ok=True)
-        write_manifest(directory, manifest)
-        checkpoints.append(Checkpoint(candidate.name, candidate.lm_epoch, candidate.fm_epoch, directory))
-        run.on_event(TrainingEvent("checkpoint", "combine", candidate.name, metrics=facts.figures(candidate)))
-    run.progress("combine", 1.0)
-    return checkpoints
-
-
-def _share(source: Path, weights: Path, name: str, epoch: int) -> FileEntry:
-    """Copy an epoch's delta to the weights that checkpoints share."""
-    target = weights / f"{name}-{epoch:04d}.safetensors"
-    with replacing(target) as temporary:
-        temporary.write_bytes((source / _epoch_file(epoch)).read_bytes())
-        digest = file_digest(temporary)
-    return FileEntry(f"../weights/{target.name}", digest)

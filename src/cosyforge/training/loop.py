@@ -2,7 +2,7 @@
 
 Nothing random is kept between steps: what a step draws comes from (seed, epoch, step), what it sees from (seed, epoch).
 So the state to resume from is weights, optimizer moments and a position, and a run that was killed and resumed ends
-with the same bits as one that was not (on the same machine with the same number of threads).
+with the same bits as one that was not (on the same machine with the same number of threads). `state.py` keeps it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +17,15 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cosyforge.errors import Internal
+from cosyforge.training.events import TrainingStopped
 from cosyforge.training.hyper_parameters import StageConfig
+from cosyforge.training.state import StatePosition, read_newest_state, write_state
 
 Batch = TypeVar("Batch")
 Metrics = dict[str, float]
-
-
-class TrainingStopped(Exception):
-    """The run was asked to stop; its state is saved and a later run with the same work directory goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,18 @@ class _Position:
     sums: Metrics = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StateReport:
+    """The state to resume from was written, or read: `step` steps of `epoch` are in it.
+
+    damaged: the files that were passed over for this older state, or for none
+    """
+
+    epoch: int
+    step: int
+    damaged: tuple[Path, ...] = ()
+
+
 def never() -> bool:
     return False
 
@@ -78,23 +85,34 @@ def train(
     save_interval_s: float = 60.0,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_epoch: Callable[[int, Metrics], None] = lambda epoch, metrics: None,
+    on_restored: Callable[[StateReport], None] = lambda report: None,
+    on_saved: Callable[[StateReport], None] = lambda report: None,
     should_stop: Callable[[], bool] = never,
 ) -> None:
     """Train for `config.max_epoch` epochs, from the state at `state_path` when there is one.
 
-    on_epoch gets the means over the epoch's steps; after a resume it may be called again for the last epoch before it,
-    with the same weights.
+    The state is written after `save_interval_s`, when the run is to stop, and at the end of an epoch unless that comes
+    within a tenth of the interval. on_epoch gets the means over the epoch's steps, before the state is written: a run
+    that is killed between the two calls it again, with the same weights.
 
-    Raises: TrainingStopped when asked to stop, checked at every step; Internal when loss or gradients are not finite
+    Raises: TrainingStopped when asked to stop, checked at every step; Internal when loss or gradients are not finite, or
+        the state cannot be written
     """
     optimizer = _optimizer(objective.parameters, config)
-    position = _restore(state_path, objective, optimizer)
+    position = _restore(state_path, objective, optimizer, on_restored)
     saved_at = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved_at
+        _save(state_path, objective, optimizer, position)
+        on_saved(StateReport(position.epoch, position.step))
+        saved_at = time.monotonic()
+
     while position.epoch <= config.max_epoch:
         batches = objective.batches(position.epoch)
         while position.step < len(batches):
             if should_stop():
-                _save(state_path, objective, optimizer, position)
+                save()
                 raise TrainingStopped(f"{objective.name} stopped in epoch {position.epoch} of {config.max_epoch}")
             progress = _progress(position, len(batches), config)
             _set_rate(optimizer, learning_rate_factor(progress, _warmup_part(len(batches), config), config))
@@ -102,12 +120,12 @@ def train(
             position.step += 1
             position.sums = {name: position.sums.get(name, 0.0) + value for name, value in metrics.items()}
             on_step(StepReport(position.epoch, position.step, len(batches), progress, metrics))
-            if time.monotonic() - saved_at >= save_interval_s:
-                _save(state_path, objective, optimizer, position)
-                saved_at = time.monotonic()
+            if position.step < len(batches) and time.monotonic() - saved_at >= save_interval_s:
+                save()
         on_epoch(position.epoch, {name: total / len(batches) for name, total in position.sums.items()})
         position = _Position(epoch=position.epoch + 1)
-    _save(state_path, objective, optimizer, position)
+        if position.epoch > config.max_epoch or time.monotonic() - saved_at >= save_interval_s / 10:
+            save()
 
 
 def _step(
@@ -130,7 +148,11 @@ def _step(
     norm = float(nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm))
     value = float(loss.detach())
     if not (math.isfinite(value) and math.isfinite(norm)):
-        raise Internal(f"{where}: training diverged (loss {value}, gradient norm {norm}); the last state is kept")
+        raise Internal(
+            f"{where}: training diverged (loss {value}, gradient norm {norm}); the last state is kept",
+            # the same steps give the same numbers again
+            is_final=True,
+        )
     optimizer.step()
     return {"loss": value, "gradient_norm": norm, **metrics}
 
@@ -195,28 +217,34 @@ def _save(path: Path | None, objective: Objective[Any], optimizer: torch.optim.O
         for part, value in optimizer.state[parameter].items():
             tensors[f"{part}/{name}"] = value
     sums = {name: value.hex() for name, value in position.sums.items()}
-    metadata = {"objective": objective.name, "epoch": str(position.epoch), "step": str(position.step)}
-    save_atomically(
-        {key: t.cpu().contiguous() for key, t in tensors.items()}, path, {**metadata, "sums": json.dumps(sums)}
-    )
+    write_state(path, StatePosition(objective.name, position.epoch, position.step, json.dumps(sums)), tensors)
 
 
-def _restore(path: Path | None, objective: Objective[Any], optimizer: torch.optim.Optimizer) -> _Position:
-    if path is None or not path.exists():
+def _restore(
+    path: Path | None,
+    objective: Objective[Any],
+    optimizer: torch.optim.Optimizer,
+    on_restored: Callable[[StateReport], None],
+) -> _Position:
+    if path is None:
         return _Position()
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 it is no mapping
-    if metadata["objective"] != objective.name or {k for k in tensors if k.startswith("weight/")} != {
+    state, damaged = read_newest_state(path)
+    if state is None:
+        if damaged:
+            on_restored(StateReport(1, 0, damaged))
+        return _Position()
+    saved, tensors = state
+    if saved.objective != objective.name or {k for k in tensors if k.startswith("weight/")} != {
         f"weight/{name}" for name in objective.parameters
     }:
-        raise Internal(f"{path}: is the state of another training; give each run its own work directory")
+        raise Internal(f"{path}: is the state of another training; give each run its own work directory", is_final=True)
     with torch.no_grad():
         for name, parameter in objective.parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
     _restore_moments(tensors, objective.parameters, optimizer)
-    sums = {name: float.fromhex(value) for name, value in json.loads(metadata["sums"]).items()}
-    return _Position(int(metadata["epoch"]), int(metadata["step"]), sums)
+    on_restored(StateReport(saved.epoch, saved.step, damaged))
+    sums = {name: float.fromhex(value) for name, value in json.loads(saved.sums).items()}
+    return _Position(saved.epoch, saved.step, sums)
 
 
 def _restore_moments(
@@ -228,17 +256,3 @@ def _restore_moments(
             if value is not None:
                 # the step counter stays on the CPU, as the optimizer itself keeps it
                 optimizer.state[parameter][part] = value if part == "step" else value.to(parameter.device)
-
-
-def save_atomically(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file that is there complete or not at all, even when the power goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(dict(tensors), partial, dict(metadata or {}))
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 PREFIX = "<|endofprompt|>"
 
 PRESETS = {
-    "duncan": ("awb-1.00", "m", "a lively man's voice, Scottish English"),
-    "lena": ("slt-1.00", "f", "a clear woman's voice, American English"),
-    "karl": ("kal16-0-1.00", "m", "a deep, even man's voice, American English"),
-    "mina": ("slt-1.14", "f", "a light, young woman's voice, American English"),
-    "vera": ("slt-0.86", "f", "a low woman's voice, American English"),
-    "robin": ("awb-1.26", "m", "a bright, youthful voice, Scottish English"),
+    "duncan": ("awb-1.00", "m", "a lively man's voice, Scottish English", "longanyang loongeric_v3 loongluca_v3"),
+    "lena": ("slt-1.00", "f", "a clear woman's voice, American English", "longanhuan loongabby_v3 loongava_v3"),
+    "karl": ("kal16-0-1.00", "m", "a deep, even man's voice, American English", "loongandy_v3 loongdavid_v3"),
+    "mina": ("slt-1.14", "f", "a light, young woman's voice, American English", "longhuhu_v3 loongcally_v3"),
+    "vera": ("slt-0.86", "f", "a low woman's voice, American English", "loongannie_v3 loongbeth_v3"),
+    "robin": ("awb-1.26", "m", "a bright, youthful voice, Scottish English", "longjielidou_v3"),
 }
-"""Preset name -> the virtual speaker it stands for, gender, description."""
+"""Preset name -> the virtual speaker it stands for, gender, description, and the service's presets that it answers for."""
 
 
 def assemble(workshop: Workshop, out: Path) -> Manifest:
@@ -58,7 +58,11 @@ def assemble(workshop: Workshop, out: Path) -> Manifest:
         networks=NANO,
         sampling=NANO.sampling,
         frontend=FrontendEntry(languages=("en",), english="phones", prefix=PREFIX),
-        voices={name: VoiceEntry(text, gender, "en") for name, (_, gender, text) in PRESETS.items() if name in voices},
+        voices={
+            name: VoiceEntry(text, gender, "en", aliases=tuple(aliases.split()))
+            for name, (_, gender, text, aliases) in PRESETS.items()
+            if name in voices
+        },
         training={
             "recipe": "cosyforge pretrain",
             "corpus": f"{workshop.num_clips} clips by flite (slt, awb, kal16) and espeak-ng; flite rms never heard",
@@ -87,7 +91,7 @@ def _preset_voices(workshop: Workshop, clips: list[Any]) -> dict[str, Voice]:
     means = speaker_means(clips, vectors)
     codes = workshop.codes(clips)
     voices = {}
-    for name, (speaker, _, _) in PRESETS.items():
+    for name, (speaker, *_) in PRESETS.items():
         if speaker not in means:
             workshop.on_log(f"voice {name} is left out: this corpus holds no clip of {speaker}")
             continue

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cosyforge.cosyvoice.config import NANO
 from cosyforge.cosyvoice.lm import SpeechLM
 from cosyforge.cosyvoice.text_tokenizer import TextTokenizer
 from cosyforge.dataset.synthetic import Clip
@@ -21,7 +22,7 @@ from cosyforge.text.lexicon import english_phones
 from cosyforge.text.pronunciation import phone_tokens
 from cosyforge.training.pretrain.sampler import LengthSampler
 
-ALIGNMENT_HEAD = (2, 0)
+ALIGNMENT_HEAD = NANO.lm.alignment_head
 """(layer, head) that is taught to look at the text token being spoken next."""
 _ALIGNMENT_WEIGHT = 0.3
 _SPEECH_TOKEN_S = 0.04
