@@ -11,8 +11,9 @@ import pytest
 
 from cosyforge.deployments.backend import Phase
 from cosyforge.deployments.local_backend import LocalBackend, LocalBackendConfig
-from cosyforge.deployments.records import Deployment, DeploymentStatus
+from cosyforge.deployments.records import Deployment, DeploymentStatus, Wanted
 from cosyforge.deployments.replica import Turns
+from cosyforge.deployments.templates import ReplicaResources
 from cosyforge.errors import Internal, InvalidParameter
 from cosyforge.synthesis.request import SynthesisRequest
 from fakes import TESTS, wait_for
@@ -29,7 +30,7 @@ def make_backend(directory):
             data_directory=directory,
             base_directory=directory / "base",
             log_directory=directory / "replicas",
-            num_threads=lambda spec: 1,
+            resources={"MU5": ReplicaResources(1)},
             drain_s=2,
             environment={"PYTHONPATH": str(TESTS)},
         )
@@ -43,6 +44,7 @@ def make_deployment(directory, deployment_id="d", **manifest):
     values = {name: None for name in Deployment.__dataclass_fields__}
     values |= {"deployment_id": deployment_id, "deployed_model": f"model-{deployment_id}", "workspace_id": "w"}
     values |= {"directory": deployment_id, "model_unit_spec": "MU5", "status": DeploymentStatus.RUNNING}
+    values |= {"wanted": Wanted.RUNNING, "generation": 1, "seen_generation": 1, "model_name": "m", "base_model": "b"}
     return Deployment(**values)
 
 

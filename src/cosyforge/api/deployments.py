@@ -11,17 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from cosyforge.api.context import Caller, PageNo, PlatformParameter, iso_time, now
 from cosyforge.api.envelope import answer
 from cosyforge.bootstrap import Platform
+from cosyforge.deployments.catalogue import CatalogueEntry
 from cosyforge.deployments.records import Deployment
 from cosyforge.deployments.service import DeploymentRequest
 from cosyforge.deployments.templates import TEMPLATES
 from cosyforge.errors import InvalidParameter
-from cosyforge.registry.models import Model
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["deployments"])
+_VERSIONS = ("v1.0", "v1")
 
 
 class CreateDeployment(BaseModel):
-    """Unknown fields are ignored, as official clients send some."""
+    """Unknown fields are ignored, as official clients send some; so are the ones of which null or "" means absent."""
 
     model_config = ConfigDict(strict=True, protected_namespaces=())
 
@@ -33,6 +34,8 @@ class CreateDeployment(BaseModel):
     billing_method: str | None = None
     name: str | None = Field(None, max_length=200)
     suffix: str | None = None
+    rpm_limit: int | None = None
+    tpm_limit: int | None = None
 
 
 class ScaleDeployment(BaseModel):
@@ -55,16 +58,22 @@ def list_deployable_models(
     caller: Caller,
     page_no: PageNo = 1,
     page_size: Annotated[int, Query(ge=1, le=100)] = 50,
-    model_source: str = "custom",
+    model_source: str | None = None,
     version: str | None = None,
 ) -> JSONResponse:
-    """`version` is accepted and means nothing here."""
-    if model_source not in ("custom", "base"):
+    """Models and templates of the asked source, of both without one. There is one version of them, v1.0."""
+    if model_source not in (None, "", "custom", "base"):
         raise InvalidParameter(f"model_source must be custom or base (got {model_source}).")
-    total, models = 0, list[Model]()
-    if model_source == "custom":  # the base model needs no deployment
-        total, models = platform.models.page(caller.workspace_id, page_no, page_size)
-    shown = [_model_json(model) for model in models]
+    total, entries = 0, list[CatalogueEntry]()
+    if not version or version in _VERSIONS:
+        total, entries = platform.catalogue.page(
+            caller.workspace_id,
+            page_no,
+            page_size,
+            with_base=model_source != "custom",
+            with_tuned=model_source != "base",
+        )
+    shown = [_model_json(entry) for entry in entries]
     return answer(request, {"page_no": page_no, "page_size": page_size, "total": total, "models": shown})
 
 
@@ -81,12 +90,14 @@ def create_deployment(
             billing_method=body.billing_method,
             name=body.name,
             suffix=body.suffix,
+            rpm_limit=body.rpm_limit,
+            tpm_limit=body.tpm_limit,
         ),
         caller.workspace_id,
         caller.user_id,
         now(),
     )
-    return answer(request, _deployment_json(platform, deployment, with_ms=True))
+    return answer(request, deployment_json(platform, deployment, with_ms=True))
 
 
 @router.get("")
@@ -98,13 +109,13 @@ def list_deployments(
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JSONResponse:
     total, deployments = platform.deployments.page(caller.workspace_id, page_no, page_size)
-    shown = [_deployment_json(platform, deployment) for deployment in deployments]
+    shown = [deployment_json(platform, deployment) for deployment in deployments]
     return answer(request, {"page_no": page_no, "page_size": page_size, "total": total, "deployments": shown})
 
 
 @router.get("/{deployed_model}")
 def get_deployment(request: Request, platform: PlatformParameter, caller: Caller, deployed_model: str) -> JSONResponse:
-    return answer(request, _deployment_json(platform, platform.deployments.get(caller.workspace_id, deployed_model)))
+    return answer(request, deployment_json(platform, platform.deployments.get(caller.workspace_id, deployed_model)))
 
 
 @router.put("/{deployed_model}/scale")
@@ -112,7 +123,7 @@ def scale_deployment(
     request: Request, platform: PlatformParameter, caller: Caller, deployed_model: str, body: ScaleDeployment
 ) -> JSONResponse:
     deployment = platform.deployments.scale(caller.workspace_id, deployed_model, body.capacity, now())
-    return answer(request, _deployment_json(platform, deployment))
+    return answer(request, deployment_json(platform, deployment))
 
 
 @router.put("/{deployed_model}/update")
@@ -122,7 +133,7 @@ def update_deployment(
     deployment = platform.deployments.set_limits(
         caller.workspace_id, deployed_model, body.rpm_limit, body.tpm_limit, now()
     )
-    return answer(request, _deployment_json(platform, deployment))
+    return answer(request, deployment_json(platform, deployment))
 
 
 @router.delete("/{deployed_model}")
@@ -130,24 +141,26 @@ def delete_deployment(
     request: Request, platform: PlatformParameter, caller: Caller, deployed_model: str
 ) -> JSONResponse:
     deployment = platform.deployments.delete(caller.workspace_id, deployed_model, now())
-    return answer(request, _deployment_json(platform, deployment))
+    return answer(request, deployment_json(platform, deployment))
 
 
-def _model_json(model: Model) -> dict[str, Any]:
+def _model_json(entry: CatalogueEntry) -> dict[str, Any]:
     return {
-        "model_name": model.model_name,
-        "base_model": model.base_model,
-        "model_display_name": model.display_name,
+        "model_name": entry.model_name,
+        "base_model": entry.base_model,
+        "model_display_name": entry.display_name,
+        "model_source": "base" if entry.is_base else "custom",
         "plans": [{"plan": "mu", "templates": [template.to_json() for template in TEMPLATES]}],
     }
 
 
-def _deployment_json(platform: Platform, deployment: Deployment, *, with_ms: bool = False) -> dict[str, Any]:
+def deployment_json(platform: Platform, deployment: Deployment, *, with_ms: bool = False) -> dict[str, Any]:
+    """A deployment as the contract shows it. with_ms: as at creation"""
     shown = {
         "deployed_model": deployment.deployed_model,
         "gmt_create": iso_time(platform, deployment.created_at, with_ms=with_ms),
         "gmt_modified": iso_time(platform, deployment.modified_at, with_ms=with_ms),
-        "status": deployment.status,
+        "status": str(deployment.state),
         "name": deployment.name,
         "model_name": deployment.model_name,
         "base_model": deployment.base_model,

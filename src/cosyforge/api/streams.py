@@ -2,69 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from cosyforge.api.context import Caller, PlatformParameter
+from cosyforge.api.context import Caller, PlatformParameter, iso_time
 from cosyforge.api.envelope import server_sent_event
-from cosyforge.deployments.records import DeploymentStatus
+from cosyforge.bootstrap import Platform
 from cosyforge.errors import NotFound
 from cosyforge.jobs.records import FINAL
 
 router = APIRouter(prefix="/api/v1", tags=["streams"])
 _POLL_S = 0.3
 _LINES_AT_ONCE = 1000
-
-_Look = Callable[[int], tuple[list[str], str, bool]]
-"""number of lines seen -> (new lines, status, whether it is over)"""
+_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
-@router.get("/fine-tunes/{job_id}/stream")
-async def stream_job(platform: PlatformParameter, caller: Caller, job_id: str) -> StreamingResponse:
-    def look(num_seen: int) -> tuple[list[str], str, bool]:
-        job = platform.jobs.get(caller.workspace_id, job_id)
-        total, lines = platform.jobs.logs(caller.workspace_id, job_id, num_seen, _LINES_AT_ONCE)
-        return lines, job.status, job.status in FINAL and num_seen + len(lines) == total
+@router.get("/fine-tunes/{job_id}/stream", response_class=StreamingResponse, responses=_EVENTS)
+async def stream_job(
+    platform: PlatformParameter, caller: Caller, job_id: str, last_event_id: Annotated[str, Header()] = ""
+) -> StreamingResponse:
+    """The log of a job from its first line, or from the line behind `Last-Event-ID`, and its status as it changes.
 
-    return await _respond(look)
-
-
-@router.get("/deployments/{deployed_model}/stream")
-async def stream_deployment(platform: PlatformParameter, caller: Caller, deployed_model: str) -> StreamingResponse:
-    settled = (DeploymentStatus.RUNNING, DeploymentStatus.FAILED, DeploymentStatus.STOPPED)
-
-    def look(num_seen: int) -> tuple[list[str], str, bool]:
-        deployment = platform.deployments.get(caller.workspace_id, deployed_model)
-        messages = [message for _, message in platform.deployments.events(caller.workspace_id, deployed_model)]
-        return messages[num_seen:], deployment.status, deployment.status in settled
-
-    return await _respond(look)
+    Ends when the job has ended and every line was sent.
+    """
+    await run_in_threadpool(platform.jobs.get, caller.workspace_id, job_id)  # what is not there is a plain 404
+    num_seen = int(last_event_id) if last_event_id.isdecimal() and len(last_event_id) < 10 else 0
+    events = _job_events(platform, caller.workspace_id, job_id, num_seen)
+    return StreamingResponse(events, media_type="text/event-stream")
 
 
-async def _respond(look: _Look) -> StreamingResponse:
-    await run_in_threadpool(look, 0)  # what is not there is a plain 404
-    return StreamingResponse(_events(look), media_type="text/event-stream")
-
-
-async def _events(look: _Look) -> AsyncIterator[bytes]:
-    number, num_seen, status, is_over = 0, 0, "", False
-    while not is_over:
+async def _job_events(platform: Platform, workspace_id: str, job_id: str, num_seen: int) -> AsyncIterator[bytes]:
+    """The id of an event is the number of lines up to it, so that a client can go on where it was."""
+    status = ""
+    while not platform.is_stopping:
         try:
-            lines, new_status, is_over = await run_in_threadpool(look, num_seen)
+            job = await run_in_threadpool(platform.jobs.get, workspace_id, job_id)
+            total, lines = await run_in_threadpool(platform.jobs.logs, workspace_id, job_id, num_seen, _LINES_AT_ONCE)
         except NotFound:  # deleted while we looked
             return
-        num_seen += len(lines)
-        bodies: list[dict[str, Any]] = [{"type": "log", "message": line} for line in lines]
-        if new_status != status:
-            bodies.append({"type": "status", "status": new_status})
-            status = new_status
-        for body in bodies:
-            number += 1
-            yield server_sent_event(number, "result", 200, body)
-        if not is_over:
+        for line in lines:
+            num_seen += 1
+            yield server_sent_event(num_seen, "result", 200, {"type": "log", "message": line})
+        if num_seen < total:
+            continue
+        if job.status != status:
+            status = job.status
+            yield server_sent_event(num_seen, "result", 200, {"type": "status", "status": status})
+        if status in FINAL:
+            return
+        await anyio.sleep(_POLL_S)
+
+
+@router.get("/deployments/{deployed_model}/stream", response_class=StreamingResponse, responses=_EVENTS)
+async def stream_deployment(
+    platform: PlatformParameter, caller: Caller, deployed_model: str, last_event_id: Annotated[str, Header()] = ""
+) -> StreamingResponse:
+    """Everything that happened to a deployment since it was made, or since `Last-Event-ID`, then what happens.
+
+    Ends when the deployment is gone.
+    """
+    deployment = await run_in_threadpool(platform.deployments.get, caller.workspace_id, deployed_model)
+    num_seen = int(last_event_id) if last_event_id.isdecimal() and len(last_event_id) < 10 else 0
+    events = _deployment_events(platform, deployment.deployment_id, num_seen)
+    return StreamingResponse(events, media_type="text/event-stream")
+
+
+async def _deployment_events(platform: Platform, deployment_id: str, num_seen: int) -> AsyncIterator[bytes]:
+    """The id of an event is its number in the history."""
+    number, last_id, is_gone = 0, 0, False
+    while not (is_gone or platform.is_stopping):
+        events, is_gone = await run_in_threadpool(platform.deployments.news, deployment_id, last_id)
+        for event in events:
+            number, last_id = number + 1, event.event_id
+            if number <= num_seen:
+                continue
+            body = {"type": "log" if event.status is None else "status", "message": event.message}
+            if event.status is not None:
+                body["status"] = event.status
+            yield server_sent_event(number, "result", 200, body | {"time": iso_time(platform, event.at, with_ms=True)})
+        if not is_gone:
             await anyio.sleep(_POLL_S)

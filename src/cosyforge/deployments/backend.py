@@ -21,7 +21,11 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class ReplicaState:
-    """was_ready: it answered at some time. was_stopped: we asked it to go. reason: why it ended."""
+    """was_ready: it answered at some time. was_stopped: we asked it to go. reason: why it ended.
+
+    Units: silent_s is how long it has owed an answer to a ping; rss_mb is its resident memory in MiB, None when unknown
+    restarts: how many replicas ended by themselves before this one took their place
+    """
 
     replica_id: str
     deployment_id: str
@@ -31,17 +35,20 @@ class ReplicaState:
     was_ready: bool = False
     was_stopped: bool = False
     reason: str = ""
+    restarts: int = 0
+    silent_s: float = 0.0
+    rss_mb: float | None = None
 
 
 class ReplicaBackend(Protocol):
     """Holds replicas by id. Safe to use from several threads."""
 
-    def start(self, deployment: Deployment, now: datetime) -> str:
+    def start(self, deployment: Deployment, now: datetime, *, restarts: int = 0) -> str:
         """Begin to start one replica; returns its id."""
         ...
 
     def observe(self) -> Sequence[ReplicaState]:
-        """Every replica as it is now; ended ones until they are forgotten."""
+        """Every replica as it is now; ended ones until they are forgotten. Does not wait for any of them."""
         ...
 
     def stop(self, replica_id: str, *, now: datetime, reason: str = "") -> None:

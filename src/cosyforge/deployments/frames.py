@@ -1,8 +1,8 @@
 """The language between the server and a replica: frames on a Unix socket, one connection per request.
 
 A frame is two big-endian 32-bit lengths, a JSON header and raw bytes. The server sends `start` (the request), `text`
-(a piece) as often as it likes, `end`; the replica answers with `chunk` (audio) frames and one `end` or `error`.
-Whoever hangs up first cancels.
+(a piece) as often as it likes, `end`; the replica answers `accepted`, then `chunk` (audio) frames and one `end` or
+`error`. Whoever hangs up first cancels. A connection that begins with `ping` gets one `pong` instead.
 """
 
 from __future__ import annotations
@@ -14,15 +14,29 @@ from dataclasses import asdict
 from typing import Any
 
 from cosyforge import errors
-from cosyforge.synthesis.request import AudioChunk
+from cosyforge.synthesis.request import AudioChunk, Word
 
 _LENGTHS = struct.Struct(">II")
 _MAX_BYTES = 1 << 28
 
 
 def send_frame(connection: socket.socket, header: dict[str, Any], payload: bytes = b"") -> None:
+    """Blocks while the other side does not read: what waits for a slow listener is bounded by the socket's buffer."""
+    connection.sendall(pack_frame(header, payload))
+
+
+def pack_frame(header: dict[str, Any], payload: bytes = b"") -> bytes:
     encoded = json.dumps(header, ensure_ascii=False).encode()
-    connection.sendall(_LENGTHS.pack(len(encoded), len(payload)) + encoded + payload)
+    return _LENGTHS.pack(len(encoded), len(payload)) + encoded + payload
+
+
+def unpack_frame(received: bytes | bytearray) -> dict[str, Any] | None:
+    """The header of a frame of which the beginning has been received; None when it is not all there."""
+    if len(received) < _LENGTHS.size:
+        return None
+    header_size, _ = _LENGTHS.unpack_from(received)
+    encoded = bytes(received[_LENGTHS.size : _LENGTHS.size + header_size])
+    return dict(json.loads(encoded)) if len(encoded) == header_size else None
 
 
 def receive_frame(connection: socket.socket) -> tuple[dict[str, Any], bytes] | None:
@@ -61,7 +75,8 @@ def chunk_to_frame(chunk: AudioChunk) -> tuple[dict[str, Any], bytes]:
 
 
 def chunk_from_frame(header: dict[str, Any], payload: bytes) -> AudioChunk:
-    return AudioChunk(audio=payload, **{key: value for key, value in header.items() if key != "type"})
+    fields = {key: value for key, value in header.items() if key not in ("type", "words")}
+    return AudioChunk(audio=payload, words=tuple(Word(**word) for word in header.get("words", ())), **fields)
 
 
 def error_to_frame(error: errors.PlatformError) -> dict[str, Any]:

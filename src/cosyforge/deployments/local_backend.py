@@ -10,27 +10,29 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from cosyforge.deployments.backend import Phase, ReplicaState
+from cosyforge.deployments.ping import Ping
 from cosyforge.deployments.records import Deployment
 from cosyforge.deployments.replica import ReplicaSpec
 from cosyforge.deployments.replica_client import ReplicaClient
+from cosyforge.deployments.templates import ReplicaResources
 from cosyforge.jobs.process import describe_exit, last_lines, start_module
 
 
 @dataclass(frozen=True)
 class LocalBackendConfig:
-    """num_threads: by model unit type."""
+    """resources: by model unit type."""
 
     engine: str
     data_directory: Path
     base_directory: Path
     log_directory: Path
-    num_threads: Callable[[str], int]
+    resources: Mapping[str, ReplicaResources]
     drain_s: float
     environment: Mapping[str, str]
 
@@ -43,6 +45,8 @@ class _Replica:
     spec: ReplicaSpec
     log: Path
     started_at: datetime
+    restarts: int
+    ping: Ping
     is_ready: bool = False
     kill_at: float | None = None
     """monotonic time from which patience is over, once it was asked to go"""
@@ -60,7 +64,7 @@ class LocalBackend:
         config.log_directory.mkdir(parents=True, exist_ok=True)
         self._run_directory = _new_run_directory(config.log_directory)
 
-    def start(self, deployment: Deployment, now: datetime) -> str:
+    def start(self, deployment: Deployment, now: datetime, *, restarts: int = 0) -> str:
         with self._lock:
             replica_id = f"r{next(self._numbers)}"
             spec = self._spec(deployment, replica_id)
@@ -68,16 +72,19 @@ class LocalBackend:
             spec.write(path)
             log = self._config.log_directory / f"{deployment.deployed_model}.{replica_id}.log"
             log.unlink(missing_ok=True)  # of an earlier server
-            threads = {"OMP_NUM_THREADS": str(spec.num_threads)}
-            environment = {**self._config.environment, **threads}
+            threads = str(spec.num_threads)
+            environment = {**self._config.environment, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
             process = start_module("cosyforge.deployments.replica", path, log, environment)
             self._replicas[replica_id] = _Replica(
-                replica_id, deployment.deployment_id, process, spec, log, started_at=now
+                replica_id, deployment.deployment_id, process, spec, log, now, restarts, Ping(spec.socket)
             )
             return replica_id
 
     def observe(self) -> Sequence[ReplicaState]:
         with self._lock:
+            for replica in self._replicas.values():
+                if replica.is_ready and replica.kill_at is None:
+                    replica.ping.look(time.monotonic())
             return [self._observe(replica) for replica in self._replicas.values()]
 
     def stop(self, replica_id: str, *, now: datetime, reason: str = "") -> None:
@@ -94,6 +101,7 @@ class LocalBackend:
     def forget(self, replica_id: str) -> None:
         with self._lock:
             replica = self._replicas.pop(replica_id)
+            replica.ping.close()
             for path in (replica.spec.socket, replica.spec.status, self._run_directory / f"{replica_id}.json"):
                 Path(path).unlink(missing_ok=True)
 
@@ -110,6 +118,7 @@ class LocalBackend:
         with self._lock:
             replicas = list(self._replicas.values())
             for replica in replicas:
+                replica.ping.close()
                 replica.process.terminate()
             deadline = time.monotonic() + 2
             for replica in replicas:
@@ -122,14 +131,16 @@ class LocalBackend:
         shutil.rmtree(self._run_directory, ignore_errors=True)
 
     def _spec(self, deployment: Deployment, replica_id: str) -> ReplicaSpec:
+        resources = self._config.resources[deployment.model_unit_spec]
         return ReplicaSpec(
             replica_id=replica_id,
             deployed_model=deployment.deployed_model,
             parent_pid=os.getpid(),
             engine=self._config.engine,
             model_directory=str(self._config.data_directory / deployment.directory),
-            base_directory=None if deployment.is_builtin else str(self._config.base_directory),
-            num_threads=self._config.num_threads(deployment.model_unit_spec),
+            base_directory=None if deployment.is_base else str(self._config.base_directory),
+            num_threads=resources.threads,
+            device=resources.device,
             socket=str(self._run_directory / f"{replica_id}.sock"),
             status=str(self._run_directory / f"{replica_id}.status"),
             drain_s=self._config.drain_s,
@@ -150,6 +161,9 @@ class LocalBackend:
             was_ready=replica.is_ready,
             was_stopped=replica.kill_at is not None,
             reason="" if return_code is None else _why_it_ended(replica, return_code),
+            restarts=replica.restarts,
+            silent_s=replica.ping.silent_s(time.monotonic()),
+            rss_mb=_resident_mb(replica.process.pid) if return_code is None else None,
         )
 
 
@@ -176,6 +190,15 @@ def _read_status(path: Path) -> tuple[str, str]:
         return "", ""
     status = json.loads(path.read_text())
     return status["state"], status["message"]
+
+
+def _resident_mb(pid: int) -> float | None:
+    """Resident memory in MiB; None where there is no /proc, or the process has just ended."""
+    try:
+        num_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return None
+    return num_pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _new_run_directory(log_directory: Path) -> Path:

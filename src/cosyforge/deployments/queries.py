@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from cosyforge.billing.ledger import add_unit_mark
-from cosyforge.deployments.records import ALLOWED_FROM, Deployment, DeploymentStatus
+from cosyforge.deployments.records import ALLOWED_FROM, Deployment, DeploymentEvent, DeploymentStatus, Wanted
 from cosyforge.errors import NotFound, UnsupportedOperation
 from cosyforge.store.tables import deployment_events, deployments
 
@@ -48,10 +48,29 @@ def all_deployments(connection: Connection) -> list[Deployment]:
     return [Deployment(**row._mapping) for row in rows]
 
 
+# ---- what is wanted
+
+
+def wish(connection: Connection, deployment: Deployment, now: datetime, **values: Any) -> None:
+    """Change what is wanted; the reconciler sees by the generation that there is something to take up.
+
+    Raises: UnsupportedOperation when the deployment is to be deleted, which is final
+    """
+    statement = update(deployments).where(
+        deployments.c.deployment_id == deployment.deployment_id, deployments.c.wanted != str(Wanted.DELETED)
+    )
+    changed = connection.execute(statement.values(generation=deployments.c.generation + 1, modified_at=now, **values))
+    if changed.rowcount == 0:
+        raise UnsupportedOperation(f"Deployment {deployment.deployed_model} is DELETING; it cannot be changed.")
+
+
+# ---- what is seen
+
+
 def transition(
     connection: Connection, deployment: Deployment, status: DeploymentStatus, now: datetime, **values: Any
 ) -> None:
-    """Move a deployment to another status, with whatever else changes in the same moment.
+    """Move the status, with whatever else changes in the same moment.
 
     Raises: UnsupportedOperation when the present status does not allow the move
     """
@@ -73,14 +92,22 @@ def set_fields(connection: Connection, deployment_id: str, **values: Any) -> Non
 
 
 def delete_deployment(connection: Connection, deployment_id: str) -> None:
+    """Its events stay: bills can be checked against them."""
     connection.execute(delete(deployments).where(deployments.c.deployment_id == deployment_id))
 
 
+# ---- the bill
+
+
 def bill_units(connection: Connection, deployment: Deployment, units: int, reason: str, now: datetime) -> None:
-    """From now on so many model units are billed; nothing happens when that is so already."""
+    """From now on so many model units are billed; nothing happens when that is so already.
+
+    Should the clock have been set back, "now" is the last moment that is billed already: no second counts twice.
+    """
     if deployment.billed_units == units or deployment.is_builtin:
         return
-    set_fields(connection, deployment.deployment_id, billed_units=units, alive_at=now)
+    at = max(now, deployment.alive_at or now)
+    set_fields(connection, deployment.deployment_id, billed_units=units, alive_at=at)
     add_unit_mark(
         connection,
         workspace_id=deployment.workspace_id,
@@ -89,18 +116,39 @@ def bill_units(connection: Connection, deployment: Deployment, units: int, reaso
         model_unit_spec=deployment.model_unit_spec,
         units=units,
         reason=reason,
-        now=now,
+        now=at,
     )
 
 
-def add_event(connection: Connection, deployment_id: str, message: str, now: datetime) -> None:
-    connection.execute(insert(deployment_events).values(deployment_id=deployment_id, at=now, message=message))
+def note_alive(connection: Connection, now: datetime) -> None:
+    """What is billed now ran until now."""
+    is_billed = (deployments.c.billed_units > 0) & (deployments.c.alive_at < now)
+    connection.execute(update(deployments).where(is_billed).values(alive_at=now))
 
 
-def list_events(connection: Connection, deployment_id: str) -> list[tuple[datetime, str]]:
-    """The oldest first."""
-    statement = select(deployment_events.c.at, deployment_events.c.message)
-    rows = connection.execute(
-        statement.where(deployment_events.c.deployment_id == deployment_id).order_by(deployment_events.c.event_id)
-    )
-    return [(row.at, row.message) for row in rows]
+# ---- what happened
+
+
+def add_event(
+    connection: Connection,
+    deployment_id: str,
+    message: str,
+    now: datetime,
+    *,
+    status: DeploymentStatus | None = None,
+    capacity: int | None = None,
+) -> None:
+    values = {"deployment_id": deployment_id, "at": now, "message": message, "capacity": capacity}
+    connection.execute(insert(deployment_events).values(**values, status=None if status is None else str(status)))
+
+
+def list_events(connection: Connection, deployment_id: str, after: int = 0) -> list[DeploymentEvent]:
+    """The oldest first. after: an event id"""
+    mine = (deployment_events.c.deployment_id == deployment_id) & (deployment_events.c.event_id > after)
+    rows = connection.execute(select(deployment_events).where(mine).order_by(deployment_events.c.event_id))
+    return [DeploymentEvent(**row._mapping) for row in rows]
+
+
+def has_deployment(connection: Connection, deployment_id: str) -> bool:
+    statement = select(deployments.c.number).where(deployments.c.deployment_id == deployment_id)
+    return connection.execute(statement).first() is not None

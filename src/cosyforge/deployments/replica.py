@@ -32,7 +32,7 @@ from cosyforge.synthesis.request import AudioChunk, SynthesisRequest, Synthesize
 class ReplicaSpec:
     """Everything a replica needs to know; written by the backend, read once.
 
-    engine: module:Class, called as Engine(model_directory, base_directory=..., num_threads=...)
+    engine: module:Class, called as Engine(model_directory, base_directory=..., device=..., num_threads=...)
     status: the file in which the replica says how it is
     """
 
@@ -43,6 +43,7 @@ class ReplicaSpec:
     model_directory: str
     base_directory: str | None
     num_threads: int
+    device: str
     socket: str
     status: str
     drain_s: float
@@ -101,7 +102,13 @@ class Conversation:
         self._connection = connection
         self._turns = turns
         self._pieces: queue.Queue[str | Canceled | None] = queue.Queue()
-        self.is_canceled = threading.Event()
+        self._canceled = threading.Event()
+        self._accepted_at = time.perf_counter()
+        self._queue_ms: float | None = None
+
+    def is_canceled(self) -> bool:
+        """Nobody listens any more. An engine may ask from any thread, in the middle of a chunk."""
+        return self._canceled.is_set()
 
     def listen(self) -> None:
         """Take in text until the other side hangs up; runs in a thread of its own."""
@@ -111,7 +118,7 @@ class Conversation:
                 self._pieces.put(header["text"] if header["type"] == "text" else self._END)
         except OSError:
             pass  # hung up in the middle of a frame: the same as hanging up
-        self.is_canceled.set()
+        self._canceled.set()
         self._pieces.put(Canceled())
 
     def __iter__(self) -> Iterator[str]:
@@ -135,12 +142,18 @@ class Conversation:
     def speak(self, engine: Synthesizer, request: SynthesisRequest) -> None:
         """Send what the engine says, as it says it.
 
+        Nothing is held while sending, so a slow listener keeps neither the engine nor memory.
         Raises: Canceled, PlatformError and whatever the engine raises
         """
         chunks = engine.synthesize(request, self)
         try:
             while (chunk := self._next_chunk(chunks)) is not None:
                 send_frame(self._connection, *chunk_to_frame(chunk))
+        except Exception as error:
+            # however the engine stops once nobody listens, it is no failure
+            if self.is_canceled():
+                raise Canceled from error
+            raise
         finally:
             close = getattr(chunks, "close", None)
             if close is not None:
@@ -149,11 +162,21 @@ class Conversation:
     def _next_chunk(self, chunks: Iterator[AudioChunk]) -> AudioChunk | None:
         self._turns.take(self)
         try:
-            if self.is_canceled.is_set():
+            if self._queue_ms is None:
+                self._queue_ms = (time.perf_counter() - self._accepted_at) * 1000
+            chunk = None if self.is_canceled() else next(chunks, None)
+            if self.is_canceled():
                 raise Canceled
-            return next(chunks, None)
+            return chunk and self._with_queue_time(chunk)
         finally:
             self._turns.give(self)
+
+    def _with_queue_time(self, chunk: AudioChunk) -> AudioChunk:
+        """Where an engine tells how long its parts took, add how long the request had waited before."""
+        if not chunk.timings_ms or self._queue_ms is None:
+            return chunk
+        queue_ms = self._queue_ms + chunk.timings_ms.get("queue", 0.0)
+        return dataclasses.replace(chunk, timings_ms={**chunk.timings_ms, "queue": round(queue_ms, 3)})
 
 
 class ReplicaServer:
@@ -165,6 +188,7 @@ class ReplicaServer:
         self._turns = FreeForAll() if getattr(engine, "is_concurrent", False) else Turns()
         self._stop = threading.Event()
         self._threads: set[threading.Thread] = set()
+        self._conversations: set[Conversation] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(socket_path)
         os.chmod(socket_path, 0o600)
@@ -204,11 +228,15 @@ class ReplicaServer:
         frame = receive_frame(connection)
         if frame is None:
             return
-        request = SynthesisRequest(**frame[0]["request"])
+        if frame[0]["type"] == "ping":
+            send_frame(connection, {"type": "pong", "in_flight": len(self._conversations)})
+            return
+        request = SynthesisRequest.from_json(frame[0]["request"])
         # whoever hears nothing of this kind knows that nothing was begun and may ask another replica
         send_frame(connection, {"type": "accepted"})
         conversation = Conversation(connection, self._turns)
         listener = threading.Thread(target=conversation.listen, daemon=True)
+        self._conversations.add(conversation)
         listener.start()
         try:
             conversation.speak(self._engine, request)
@@ -224,6 +252,7 @@ class ReplicaServer:
         else:
             send_frame(connection, {"type": "end"})
         finally:
+            self._conversations.discard(conversation)
             # wakes our listener, which may not outlive the socket
             connection.shutdown(socket.SHUT_RD)
             listener.join()
@@ -236,6 +265,7 @@ def main(arguments: list[str]) -> int:
         engine = load_attribute(spec.engine)(
             Path(spec.model_directory),
             base_directory=None if spec.base_directory is None else Path(spec.base_directory),
+            device=spec.device,
             num_threads=spec.num_threads,
         )
     except Exception as error:

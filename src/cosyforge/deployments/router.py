@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from cosyforge import metrics
+from cosyforge.billing.characters import count_characters
 from cosyforge.deployments import queries
-from cosyforge.deployments.backend import ReplicaBackend
-from cosyforge.deployments.records import Deployment, DeploymentStatus
+from cosyforge.deployments.backend import Phase, ReplicaBackend, ReplicaState
+from cosyforge.deployments.limits import RateLimits
+from cosyforge.deployments.records import Deployment, DeploymentStatus, Wanted
 from cosyforge.deployments.replica_client import ReplicaStream
 from cosyforge.deployments.service import Deployments
 from cosyforge.errors import AccessDenied, ModelNotFound, NotReady, Throttled
@@ -45,6 +48,7 @@ class Router:
         self._config = config
         self._lock = threading.Lock()
         self._in_flight: Counter[str] = Counter()
+        self._limits = RateLimits()
 
     def find(self, model: str, workspace_id: str) -> Deployment:
         """The deployment behind the `model` of a request.
@@ -73,8 +77,12 @@ class Router:
     def open(self, deployment: Deployment, request: SynthesisRequest, text: Iterable[str]) -> RoutedStream:
         """Start speaking on the least busy replica, waiting a moment for one that is on its way.
 
+        The limits of the deployment are kept here, for every way in.
         Raises: NotReady, Throttled
         """
+        if deployment.wanted is not Wanted.RUNNING:
+            self._raise_if_hopeless(deployment, is_over=True)
+        text = self._limited(deployment, request, text)
         deadline = time.monotonic() + self._patience_s(deployment)
         while True:
             replica_id = self._reserve(deployment)
@@ -83,7 +91,7 @@ class Router:
                     return RoutedStream(self, replica_id, self._backend.connect(replica_id).synthesize(request, text))
                 except (ConnectionError, KeyError):
                     self.release(replica_id)  # it ended a moment ago; the reconciler will notice too
-            self._raise_if_hopeless(deployment, time.monotonic() > deadline)
+            self._raise_if_hopeless(deployment, is_over=time.monotonic() > deadline)
             time.sleep(_POLL_S)
 
     def release(self, replica_id: str) -> None:
@@ -92,6 +100,33 @@ class Router:
             if self._in_flight[replica_id] <= 0:
                 del self._in_flight[replica_id]
 
+    def replicas(self, deployment: Deployment) -> list[tuple[ReplicaState, int]]:
+        """The replicas of a deployment, the oldest first, and how many requests each has."""
+        states = [state for state in self._backend.observe() if state.deployment_id == deployment.deployment_id]
+        with self._lock:
+            shown = [(state, self._in_flight[state.replica_id]) for state in states if state.phase is not Phase.ENDED]
+        return sorted(shown, key=lambda pair: pair[0].started_at)
+
+    def _limited(self, deployment: Deployment, request: SynthesisRequest, text: Iterable[str]) -> Iterable[str]:
+        """Admit a request with the text that is known; what comes later is counted as it comes.
+
+        Raises: Throttled
+        """
+        if deployment.rpm_limit is None and deployment.tpm_limit is None:
+            return text
+        if isinstance(text, list | tuple):
+            characters = count_characters("".join(text), is_ssml=request.enable_ssml)
+            self._limits.admit(deployment, characters, time.monotonic())
+            return text
+        self._limits.admit(deployment, 0, time.monotonic())
+        return self._counted(deployment, request, text)
+
+    def _counted(self, deployment: Deployment, request: SynthesisRequest, text: Iterable[str]) -> Iterator[str]:
+        for piece in text:
+            characters = count_characters(piece, is_ssml=request.enable_ssml)
+            self._limits.add(deployment, characters, time.monotonic())
+            yield piece
+
     def _reserve(self, deployment: Deployment) -> str | None:
         ready = self._backend.ready(deployment.deployment_id)
         with self._lock:
@@ -99,6 +134,7 @@ class Router:
                 return None
             replica_id = min(ready, key=lambda candidate: self._in_flight[candidate])
             if self._in_flight[replica_id] >= self._config.max_requests_per_replica:
+                metrics.throttled.labels("replica_requests").inc()
                 raise Throttled()
             self._in_flight[replica_id] += 1
             return replica_id
@@ -108,17 +144,17 @@ class Router:
             return self._config.start_timeout_s  # it may be started by this very request
         return self._config.replica_wait_s
 
-    def _raise_if_hopeless(self, deployment: Deployment, is_over: bool) -> None:
+    def _raise_if_hopeless(self, deployment: Deployment, *, is_over: bool) -> None:
         with self._database.read() as connection:
             current = queries.find_deployment(connection, deployment.deployed_model)
         if current is None:
             raise ModelNotFound()
-        may_come = current.status in (DeploymentStatus.RUNNING, DeploymentStatus.UPDATING) or (
-            current.is_builtin and current.status in (DeploymentStatus.PENDING, DeploymentStatus.DEPLOYING)
+        may_come = current.state in (DeploymentStatus.RUNNING, DeploymentStatus.UPDATING) or (
+            current.is_builtin and current.state in (DeploymentStatus.PENDING, DeploymentStatus.DEPLOYING)
         )
-        if is_over or not may_come:
+        if is_over or not may_come or current.wanted is not Wanted.RUNNING:
             why = f" {current.message}" if current.message else ""
-            raise NotReady(f"Model is not ready: {current.deployed_model} is {current.status}.{why}")
+            raise NotReady(f"Model is not ready: {current.deployed_model} is {current.state}.{why}")
 
 
 class RoutedSynthesizer:
@@ -141,6 +177,8 @@ class RoutedStream:
     def __init__(self, router: Router, replica_id: str, stream: ReplicaStream) -> None:
         self._router = router
         self._replica_id = replica_id
+        self.replica_id = replica_id
+        """for the log"""
         self._stream = stream
         self._lock = threading.Lock()
         self._is_released = False
