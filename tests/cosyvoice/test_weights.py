@@ -71,7 +71,10 @@ def make_model() -> CosyVoice:
         networks={name: build_network(name, TINY).eval() for name in names},
         text_tokenizer=TextTokenizer.byte_level(),
         manifest=Manifest(
-            "tiny", networks=TINY, voices={"alto": VoiceEntry("a low voice", "f", "en")}, licence="Apache-2.0"
+            "tiny",
+            networks=TINY,
+            voices={"alto": VoiceEntry("a low voice", "f", "en", aliases=("longwan_v3",))},
+            licence="Apache-2.0",
         ),
         voices={"alto": voice, "plain": Voice(torch.randn(16))},
         sampling=TINY.sampling,
@@ -118,7 +121,7 @@ def test_a_saved_model_loads_bit_for_bit(model: CosyVoice, saved: Path) -> None:
     assert loaded.config == replace(TINY)
     assert loaded.sampling == TINY.sampling
     assert loaded.frontend == model.frontend
-    assert loaded.manifest.voices["alto"] == VoiceEntry("a low voice", "f", "en", "Hello.")
+    assert loaded.manifest.voices["alto"] == VoiceEntry("a low voice", "f", "en", "Hello.", ("longwan_v3",))
     alto = loaded.voices["alto"]
     assert alto.prompt_text == "Hello."
     assert alto.prompt_token is not None

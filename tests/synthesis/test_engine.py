@@ -198,7 +198,7 @@ def test_the_voices_are_named_with_what_the_manifest_says(engine):
         ("voice", "nobody", "[tts:]Engine return error code: 418"),
         ("voice", "default", "[tts:]Engine return error code: 418"),
         ("instruction", "Speak sadly.", "[tts:]Engine return error code: 428"),
-        ("format", "flac", "format must be one of"),
+        ("format", "ogg", "format must be one of"),
         ("sample_rate_hz", 12345, "sample_rate must be one of"),
         ("volume", 101, "volume must lie in [0, 100]"),
         ("rate", 2.5, "rate must lie in [0.5, 2.0]"),
@@ -267,3 +267,82 @@ def test_a_missing_model_is_refused_by_name(tmp_path: Path):
 
 def test_chunks_are_plain_data(engine):
     assert all(isinstance(chunk, AudioChunk) for chunk in engine.synthesize(PCM, TEXT))
+
+
+def test_streamed_samples_are_those_of_the_whole_file_to_the_bit(engine):
+    for request in (PCM, replace(PCM, rate=1.3, pitch=0.8, sample_rate_hz=16000, volume=80)):
+        assert audio(engine, replace(request, streaming=True), LONG) == audio(engine, request, LONG)
+
+
+def test_the_last_chunk_reports_what_was_left_out_and_drawn_again(engine):
+    *others, last = engine.synthesize(replace(PCM, streaming=True), ["I see a ☃ tree."])
+    assert all(not chunk.report for chunk in others)
+    assert set(last.report) == {"resampled", "failed_checks", "warnings"}
+    assert any("☃" in warning for warning in last.report["warnings"])
+
+
+def test_words_come_with_the_last_chunk_of_their_sentence_when_asked_for(engine):
+    request = replace(PCM, word_timestamps=True, enable_ssml=True, rate=1.25, streaming=True)
+    ssml = '<speak>I have 25 trees.<break time="1s"/>You see them.</speak>'
+    chunks = list(engine.synthesize(request, [ssml]))
+    assert all(not chunk.words for chunk in engine.synthesize(replace(request, word_timestamps=False), [ssml]))
+    assert all(bool(chunk.words) == chunk.is_sentence_end for chunk in chunks)
+    words = [word for chunk in chunks for word in chunk.words]
+    assert [word.text for word in words] == ["I", "have", "25", "trees", "You", "see", "them"]
+    texts = [chunk.sentence_text for chunk in chunks if chunk.words for _ in chunk.words]
+    assert all(text[w.begin_index : w.end_index] == w.text for w, text in zip(words, texts, strict=True))
+    times = [time for word in words for time in (word.begin_ms, word.end_ms)]
+    assert times == sorted(times)
+    assert times[-1] <= 1000 * sum(chunk.duration_s for chunk in chunks) + 1
+    assert words[4].begin_ms - words[3].end_ms >= 1000
+
+
+def test_whoever_cancels_from_another_thread_ends_the_work_at_the_next_step(engine, monkeypatch):
+    class Text(list):
+        is_over = False
+
+        def is_canceled(self) -> bool:
+            return self.is_over
+
+    text, steps = Text([LONG]), []
+    step = SpeechLM.step
+
+    def counted(*args):
+        steps.append(1)
+        text.is_over = len(steps) == 10
+        return step(*args)
+
+    monkeypatch.setattr(SpeechLM, "step", counted)
+    assert list(engine.synthesize(replace(PCM, streaming=True), text)) == []
+    assert len(steps) == 10
+    assert engine.num_in_flight == 0
+
+
+def test_a_pronunciation_and_a_replacement_change_what_is_said(engine):
+    plain = audio(engine, PCM, "I see a tree")
+    assert audio(engine, replace(PCM, replacements=(("tree", "house"),)), "I see a tree") != plain
+    assert audio(engine, replace(PCM, replacements=(("tree", "house"),)), iter(["I see", " a tree"])) == audio(
+        engine, PCM, "I see a house"
+    )
+    assert audio(engine, replace(PCM, pronunciations=(("tree", "HH AW1 S"),)), "I see a tree") == audio(
+        engine, PCM, "I see a house"
+    )
+    assert audio(engine, replace(PCM, markdown_filter=True), "I **see** a tree") == plain
+
+
+def test_a_text_may_be_a_sound_alone(engine, tmp_path):
+    from cosyforge.audio.wav import write_wav
+
+    write_wav(tmp_path / "ding.wav", np.full(16000, 0.25, dtype=np.float32), 16000)
+    request = replace(PCM, enable_ssml=True, attachments=(("http://h/d.wav", str(tmp_path / "ding.wav")),))
+    (only,) = engine.synthesize(request, ['<speak><soundEvent src="http://h/d.wav"/></speak>'])
+    assert samples(only.audio).size == 24000
+    assert only.timings_ms
+    assert only.report["failed_checks"] == []
+    with pytest.raises(InvalidMarkup, match="not fetched"):
+        next(engine.synthesize(replace(request, attachments=()), ['<speak><soundEvent src="http://h/d.wav"/></speak>']))
+
+
+def test_the_mark_of_machine_made_audio_reaches_the_file(engine):
+    marked = audio(engine, replace(PCM, format="wav", aigc=(("Label", "1"),)))
+    assert b'AIGC={"Label":"1"}' in marked[:100]

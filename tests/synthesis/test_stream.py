@@ -7,16 +7,8 @@ import torch
 
 from cosyforge.synthesis.request import SynthesisRequest
 from cosyforge.synthesis.scheduler import Scheduler
-from cosyforge.synthesis.sequence import Sequence, Status
-from cosyforge.synthesis.stream import (
-    OFFICIAL_SILENT_TOKENS,
-    PreparedVoice,
-    samples_at_once,
-    silent_tokens,
-    stream_samples,
-    until_lost,
-    without_long_silence,
-)
+from cosyforge.synthesis.sequence import Canceled, Sequence, Status
+from cosyforge.synthesis.stream import OFFICIAL_SILENT_TOKENS, PreparedVoice, silent_tokens, stream_samples
 
 
 def sequence() -> Sequence:
@@ -26,10 +18,14 @@ def sequence() -> Sequence:
 @pytest.mark.parametrize("voice", ["alto", "plain"])
 @pytest.mark.parametrize("num_tokens", [1, 3, 24, 28, 29, 53, 130, 260])
 def test_chunks_join_to_the_samples_of_the_whole_without_clicks(model, voice, num_tokens):
-    tokens = torch.randint(0, 27, (num_tokens,), generator=torch.Generator().manual_seed(num_tokens)).tolist()
+    tokens = torch.randint(0, 27, (num_tokens,), generator=torch.Generator().manual_seed(num_tokens))
     prepared = PreparedVoice(model, model.voices[voice], [5, 6])
-    streamed = np.concatenate(list(stream_samples(model, prepared, tokens, sequence())))
-    at_once = np.concatenate(list(samples_at_once(model, prepared, tokens, sequence())))
+    streamed = np.concatenate(list(stream_samples(model, prepared, tokens.tolist(), sequence())))
+    with torch.inference_mode():
+        mel = model.flow.sample(
+            tokens[None], prepared.prompt_token, prepared.prompt_mel, prepared.speaker_embedding, streaming=True
+        )
+        at_once = model.hift(mel)[0].numpy()
     assert streamed.size == at_once.size == num_tokens * 960
     assert np.abs(streamed - at_once).max() < 1e-3
 
@@ -51,14 +47,7 @@ def test_each_request_starts_with_a_small_chunk_again(model):
 
 def test_no_tokens_make_no_sound(model):
     prepared = PreparedVoice(model, model.voices["plain"], [])
-    assert sum(piece.size for piece in samples_at_once(model, prepared, [], sequence())) == 0
     assert sum(piece.size for piece in stream_samples(model, prepared, [], sequence())) == 0
-
-
-def test_silent_tokens_after_five_in_a_row_are_dropped():
-    tokens = [7, 1, 2, 1, 2, 1, 2, 1, 8, 1, 9]
-    assert list(without_long_silence(tokens, frozenset({1, 2}))) == [7, 1, 2, 1, 2, 1, 8, 1, 9]
-    assert list(without_long_silence(tokens, frozenset())) == tokens
 
 
 def test_only_the_official_tokenizer_has_known_silent_tokens(model):
@@ -66,15 +55,30 @@ def test_only_the_official_tokenizer_has_known_silent_tokens(model):
     assert all(token < 6561 for token in OFFICIAL_SILENT_TOKENS)
 
 
-@pytest.mark.parametrize("loop", [[5], [5, 6], list(range(12))])
-def test_a_model_that_repeats_itself_is_stopped(loop):
-    heard = list(until_lost([20, 21, 22] + loop * 500))
-    assert len(heard) < 100
+@pytest.mark.parametrize("later", [0, 7])
+def test_whoever_stops_listening_ends_the_work_within_a_step(model, later):
+    """Every step of the flow and every two seconds of the vocoder look whether anybody listens."""
+    prepared = PreparedVoice(model, model.voices["plain"], [])
+    num_looks = []
+
+    def look() -> None:
+        num_looks.append(1)
+        if len(num_looks) > later:
+            raise Canceled
+
+    with pytest.raises(Canceled):
+        list(stream_samples(model, prepared, [3] * 400, sequence(), on_step=look))
+    assert len(num_looks) == later + 1
 
 
-def test_ordinary_speech_is_not_taken_for_a_loop():
-    tokens = torch.randint(0, 27, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
-    assert list(until_lost(tokens)) == tokens
+def test_waiting_for_a_turn_is_counted_as_queueing():
+    scheduler, waiting = Scheduler(), sequence()
+    thread = threading.Thread(target=lambda: scheduler.turn(waiting).__enter__())
+    with scheduler.turn(sequence()):
+        thread.start()
+        time.sleep(0.05)
+    thread.join()
+    assert waiting.timings_ms()["queue"] > 40
 
 
 def test_turns_are_given_in_the_order_of_asking():

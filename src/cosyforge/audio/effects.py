@@ -1,7 +1,7 @@
 """Louder, faster, higher: volume, speaking rate and pitch of finished speech, also while it is still coming.
 
 Rate keeps the pitch (WSOLA: windows of the sound are moved together or apart and laid where they match best). Pitch
-keeps the duration: the sound is stretched the other way, then played faster (`PitchShift`).
+keeps the duration: the sound is stretched the other way, then played faster (`PitchShift`), and its formants are put back.
 Source: Verhelst and Roelands, An overlap-add technique based on waveform similarity (WSOLA)
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import soxr
+
+from cosyforge.audio.formants import FormantKeeper
 
 Samples = npt.NDArray[np.float32]
 
@@ -56,7 +58,7 @@ def change_pitch(samples: Samples, pitch: float, sample_rate_hz: int) -> Samples
 
     Shapes: (L,) -> (about L,)
     """
-    shift = PitchShift(1.0, pitch, sample_rate_hz, sample_rate_hz)
+    shift = PitchShift(1.0, pitch, sample_rate_hz, sample_rate_hz, keep_formants=True)
     return np.concatenate([shift.push(samples), shift.finish()])
 
 
@@ -153,19 +155,27 @@ class PitchShift:
     Stretching by rate / pitch and then reading pitch times faster leaves the duration divided by rate.
     """
 
-    def __init__(self, rate: float, pitch: float, from_hz: int, to_hz: int) -> None:
-        """Raises: ValueError when a factor is not positive"""
+    def __init__(self, rate: float, pitch: float, from_hz: int, to_hz: int, *, keep_formants: bool = False) -> None:
+        """keep_formants: the voice stays that of the same person; otherwise small or large throats are heard
+
+        Raises: ValueError when a factor is not positive
+        """
         if pitch <= 0:
             raise ValueError(f"pitch {pitch} is not positive")
         self._stretch = TimeStretch(rate / pitch, from_hz)
         changes = pitch != 1.0 or from_hz != to_hz
         self._resampler = soxr.ResampleStream(from_hz * pitch, to_hz, 1, dtype="float32") if changes else None
+        self._formants = FormantKeeper(pitch, to_hz) if keep_formants and pitch != 1.0 else None
 
     def push(self, samples: Samples) -> Samples:
-        return self._resampled(self._stretch.push(samples), last=False)
+        moved = self._resampled(self._stretch.push(samples), last=False)
+        return moved if self._formants is None else self._formants.push(moved)
 
     def finish(self) -> Samples:
-        return self._resampled(self._stretch.finish(), last=True)
+        moved = self._resampled(self._stretch.finish(), last=True)
+        if self._formants is None:
+            return moved
+        return np.concatenate([self._formants.push(moved), self._formants.finish()])
 
     def _resampled(self, samples: Samples, *, last: bool) -> Samples:
         if self._resampler is None:

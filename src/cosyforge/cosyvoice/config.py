@@ -46,6 +46,8 @@ class LMConfig(_Config):
     speech_token_size: int = 6561
     num_special_rows: int = 200
     mix_ratio: tuple[int, int] = (5, 15)
+    alignment_head: tuple[int, int] | None = None
+    """(layer, head) that was taught to look at the text token being spoken next; None when none was."""
 
     @property
     def num_rows(self) -> int:
@@ -185,6 +187,7 @@ NANO = ModelConfig(
         head_dim=64,
         intermediate_size=512,
         speech_token_size=729,
+        alignment_head=(2, 0),
     ),
     flow=FlowConfig(
         speech_token_size=729,
@@ -195,7 +198,7 @@ NANO = ModelConfig(
         head_dim=64,
         conv_pos_groups=16,
         dropout=0.0,
-        num_steps=6,
+        num_steps=4,
         temperature=0.2,
     ),
     hift=HiFTConfig(
@@ -214,5 +217,5 @@ NANO = ModelConfig(
     speech_tokenizer=SpeechTokenizerConfig(hidden_size=192, num_heads=3, num_layers=4, fsq_dim=6),
     speaker_encoder=SpeakerEncoderConfig(growth_rate=8, init_channels=32, blocks=(4, 6, 4)),
     # a small vocabulary repeats itself rightly (a long vowel is one token several times): no repetition rule
-    sampling=SamplingConfig(top_p=0.2, top_k=5, tau=1.0),
+    sampling=SamplingConfig(top_p=0.5, top_k=5, tau=1.0),
 )

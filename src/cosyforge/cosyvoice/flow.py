@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -254,6 +255,7 @@ class Flow(nn.Module):
         sampling: _Sampling,
         mask: Tensor | None,
         states: list[DiTState] | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> Tensor:
         """Carry noise x to mel in Euler steps; with one state per step, of the frames that follow those states.
 
@@ -264,6 +266,8 @@ class Flow(nn.Module):
         first_frame = states[0].num_frames if states is not None else 0
         rotary = self.estimator.rotary_embed(x.shape[2], first_frame)
         for k in range(sampling.num_steps):
+            if on_step is not None:
+                on_step()
             state = states[k] if states is not None else None
             rows = x.expand(sampling.batch_size, -1, -1)
             velocity = self.estimator.velocity(rows, mu, speaker, cond, sampling.modulation.row(k), rotary, mask, state)
@@ -469,8 +473,10 @@ class FlowStream:
         self._advance(final=False)
 
     @torch.no_grad()
-    def push(self, token: Tensor, final: bool) -> Tensor:
+    def push(self, token: Tensor, final: bool, *, on_step: Callable[[], None] | None = None) -> Tensor:
         """Take the next tokens, any number of them, and give back the frames that are certain now.
+
+        on_step is called before every Euler step; when it raises, the stream is of no use any more.
 
         Shapes: token (n,), n may be 0 -> (1, M, f), f may be 0
         Raises: ValueError after the end or for ids that do not exist; InvalidParameter when the utterance passes 300 s
@@ -486,8 +492,8 @@ class FlowStream:
         if self._all_tokens is not None:
             self._all_tokens = torch.cat((self._all_tokens, token), dim=1)
         if not final:
-            return self._advance(final=False)
-        mel = self._advance(final=True) if self._all_tokens is None else self._reference_rest()
+            return self._advance(final=False, on_step=on_step)
+        mel = self._advance(final=True, on_step=on_step) if self._all_tokens is None else self._reference_rest()
         self._has_ended, self._states = True, []
         return mel
 
@@ -524,7 +530,7 @@ class FlowStream:
     def _block_tokens(self) -> int:
         return self._flow.config.chunk_frames // self._flow.config.frames_per_token
 
-    def _advance(self, final: bool) -> Tensor:
+    def _advance(self, final: bool, on_step: Callable[[], None] | None = None) -> Tensor:
         """Sample all tokens whose blocks are complete, with final simply all: (1, M, f) without the prompt."""
         if final:
             goal = self._num_tokens
@@ -534,10 +540,10 @@ class FlowStream:
         pieces = [self._prompt_mel[:, :, :0]]
         while self._num_finished < goal:
             end = min(goal, self._num_finished + BLOCKS_AT_ONCE * self._block_tokens)
-            pieces.append(self._sample_until(end, final))
+            pieces.append(self._sample_until(end, final, on_step))
         return torch.cat(pieces, dim=2)
 
-    def _sample_until(self, end: int, final: bool) -> Tensor:
+    def _sample_until(self, end: int, final: bool, on_step: Callable[[], None] | None) -> Tensor:
         """Sample tokens _num_finished..end, which starts on a block border, and remember them."""
         flow, per_token = self._flow, self._flow.config.frames_per_token
         first_frame, last_frame = self._num_finished * per_token, end * per_token
@@ -552,7 +558,7 @@ class FlowStream:
         mask = attention_mask(
             num_frames, chunk_frames=flow.config.chunk_frames, first_frame=first_frame, device=mu.device
         )
-        mel = flow._integrate(noise, mu, self._speaker, cond, self._sampling, mask, self._states)
+        mel = flow._integrate(noise, mu, self._speaker, cond, self._sampling, mask, self._states, on_step)
         self._num_finished = end
         keep_from = max(0, end - flow.pre_lookahead_layer.look_left)
         self._window = self._window[:, keep_from - self._window_start :]

@@ -189,13 +189,29 @@ class SpeechLM(nn.Module):
         Shapes: embeds (B, L, D) with any L >= 1 -> log probabilities (B, R) float32
         Raises: ValueError when the batch is not the cache's, or there is no position
         """
+        return self._step(embeds, cache, None)[0]
+
+    @torch.inference_mode()
+    def step_looking(self, embeds: Tensor, cache: KVCache, attention_head: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The same, and where the last position looks: probabilities of one head over everything so far.
+
+        Shapes: embeds (B, L, D) -> log probabilities (B, R), attention (B, C), both float32
+        Raises: as step; ValueError when there is no such head
+        """
+        log_probs, attention = self._step(embeds, cache, self._checked_head(attention_head))
+        assert attention is not None
+        return log_probs, attention[:, -1]
+
+    def _step(
+        self, embeds: Tensor, cache: KVCache, attention_head: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor | None]:
         if embeds.shape[0] != cache.batch_size or embeds.shape[1] == 0:
             raise ValueError(
                 f"step needs embeds ({cache.batch_size}, L >= 1, {self.config.hidden_size}) for this cache, "
                 f"got {tuple(embeds.shape)}"
             )
-        hidden, _ = self.decoder(embeds, cache)
-        return self.logits(hidden[:, -1]).float().log_softmax(dim=-1)
+        hidden, attention = self.decoder(embeds, cache, attention_head)
+        return self.logits(hidden[:, -1]).float().log_softmax(dim=-1), attention
 
     def _embed_layout(self, layout: _Layout, text: Tensor, speech: Tensor, instruct: Tensor) -> Tensor:
         text_id = torch.where(

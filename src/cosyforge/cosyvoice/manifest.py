@@ -86,6 +86,8 @@ class VoiceEntry:
     gender: str = ""
     language: str = ""
     prompt_text: str | None = None
+    aliases: tuple[str, ...] = ()
+    """Other ids by which it may be asked for, such as a preset of the service we are compatible with."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Manifest:
             "sampling": None if self.sampling is None else self.sampling.to_json(),
             "files": {name: asdict(entry) for name, entry in self.files.items()},
             "frontend": None if self.frontend is None else asdict(self.frontend),
-            "voices": {name: _without_none(asdict(entry)) for name, entry in self.voices.items()},
+            "voices": {name: _without_empty(asdict(entry)) for name, entry in self.voices.items()},
             "base": None if self.base is None else asdict(self.base),
             "training": dict(self.training),
             "figures": dict(self.figures),
@@ -334,5 +336,5 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
+def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None and value != ()}

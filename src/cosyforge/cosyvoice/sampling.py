@@ -35,6 +35,44 @@ def ras_sample(
     return _draw(_others(log_probs, token, config), generator)
 
 
+def ras_sample_rows(
+    log_probs: Tensor,
+    histories: Sequence[Sequence[int]],
+    config: SamplingConfig,
+    generators: Sequence[torch.Generator],
+) -> list[int]:
+    """One token per row, with the distribution of `ras_sample` (not its draws); the nuclei are found in one go.
+
+    Shapes: log_probs (B, V); one history and one generator per row
+    """
+    _check(config)
+    log_probs = log_probs.float().cpu()
+    if config.top_k == 1:
+        return [int(token) for token in log_probs.argmax(dim=-1)]
+    best, candidates = _softmax(log_probs, config).topk(min(config.top_k, log_probs.shape[-1]), dim=-1)
+    tokens = []
+    for row, (probability, token_row) in enumerate(zip(best.tolist(), candidates.tolist(), strict=True)):
+        token = _draw_from_nucleus(probability, token_row, config.top_p, generators[row])
+        if _is_repeated(token, histories[row], config):
+            token = _draw(_others(log_probs[row], token, config), generators[row])
+        tokens.append(token)
+    return tokens
+
+
+def _draw_from_nucleus(probability: list[float], token: list[int], top_p: float, generator: torch.Generator) -> int:
+    """Draw from the leading tokens whose probability reaches top_p together."""
+    size, mass = 0, 0.0
+    while size < len(token) and (size == 0 or mass < top_p):
+        mass += probability[size]
+        size += 1
+    left = float(torch.rand(1, generator=generator)) * mass
+    for index in range(size - 1):
+        left -= probability[index]
+        if left < 0.0:
+            return token[index]
+    return token[size - 1]
+
+
 def ras_distribution(log_probs: Tensor, history: Sequence[int], config: SamplingConfig) -> Tensor:
     """The exact probabilities with which `ras_sample` gives each token.
 
@@ -83,9 +121,9 @@ def _others(log_probs: Tensor, token: int, config: SamplingConfig) -> Tensor:
 
 def _softmax(log_probs: Tensor, config: SamplingConfig) -> Tensor:
     if config.temperature == 0.0:  # the limit: all on the best
-        return F.one_hot(log_probs.argmax(), log_probs.shape[0]).to(log_probs.dtype)
+        return F.one_hot(log_probs.argmax(dim=-1), log_probs.shape[-1]).to(log_probs.dtype)
     # the best score becomes 0, so that a small temperature cannot overflow
-    return ((log_probs - log_probs.max()) / config.temperature).softmax(dim=-1)
+    return ((log_probs - log_probs.amax(dim=-1, keepdim=True)) / config.temperature).softmax(dim=-1)
 
 
 def _is_repeated(token: int, history: Sequence[int], config: SamplingConfig) -> bool:

@@ -100,6 +100,11 @@ class TextTokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of `encode(text)` stands in the text, as character positions; end exclusive."""
+        offsets: list[tuple[int, int]] = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return offsets
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)

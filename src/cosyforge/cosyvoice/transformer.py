@@ -6,6 +6,8 @@ Shapes: B batch, L new positions, C positions in the cache, N heads, K key/value
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,6 +54,25 @@ class KVCache:
 
     def advance(self, num_positions: int) -> None:
         self.length += num_positions
+
+    def widened(self, batch_size: int) -> KVCache:
+        """A cache of that many rows, each a copy of the only row of this one.
+
+        Raises: ValueError when there is not exactly one row
+        """
+        if self.batch_size != 1:
+            raise ValueError(f"only a cache with one row can be widened, this one has {self.batch_size}")
+        other = copy.copy(self)
+        other._key = self._key.repeat(1, batch_size, 1, 1, 1)
+        other._value = self._value.repeat(1, batch_size, 1, 1, 1)
+        return other
+
+    def take_row(self, row: int, length: int) -> None:
+        """Let every row be a copy of that one, cut after so many positions."""
+        if self.batch_size > 1:
+            for store in (self._key, self._value):
+                store[:, :, :, :length] = store[:, row : row + 1, :, :length].clone()
+        self.length = length
 
     def _grown(self, store: Tensor, capacity: int) -> Tensor:
         shape = list(store.shape)
@@ -119,13 +140,13 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, head: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Shapes: x (B, L, D) -> (B, L, D) and, when a head is named, its probabilities (B, L, L)"""
+        """Shapes: x (B, L, D) -> (B, L, D) and, when a head is named, its probabilities (B, L, C)"""
         query = rotate(self._split(self.q_proj(x), self.num_heads), cos, sin)
         key = rotate(self._split(self.k_proj(x), self.num_kv_heads), cos, sin)
         value = self._split(self.v_proj(x), self.num_kv_heads)
-        probabilities = None if head is None else self._head_probabilities(query, key, head)
         if cache is not None:
             key, value = cache.append(self.layer_index, key, value)
+        probabilities = None if head is None else self._head_probabilities(query, key, head)
         out = _causal_attention(query, key, value)
         return self.o_proj(out.transpose(1, 2).flatten(2)), probabilities
 
@@ -135,8 +156,9 @@ class Attention(nn.Module):
     def _head_probabilities(self, query: Tensor, key: Tensor, head: int) -> Tensor:
         """The attention of one query head written out; the fused kernel does not show it."""
         kv_head = head // (self.num_heads // self.num_kv_heads)
-        score = query[:, head] @ key[:, kv_head].transpose(1, 2) * self.head_dim**-0.5  # (B, L, L)
-        future = torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).triu(1)
+        score = query[:, head] @ key[:, kv_head].transpose(1, 2) * self.head_dim**-0.5  # (B, L, C)
+        num_new, num_all = score.shape[-2:]
+        future = torch.ones(num_new, num_all, dtype=torch.bool, device=score.device).triu(1 + num_all - num_new)
         probabilities: Tensor = score.float().masked_fill(future, float("-inf")).softmax(dim=-1)
         return probabilities
 
@@ -202,7 +224,7 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Hidden states after the final norm; with a cache the positions continue where it ends.
 
-        Shapes: embeds (B, L, D) -> (B, L, D), and (B, L, L) probabilities of `attention_head` = (layer, head) or None
+        Shapes: embeds (B, L, D) -> (B, L, D), and (B, L, C) probabilities of `attention_head` = (layer, head) or None
         """
         num_new = embeds.shape[1]
         start = 0

@@ -8,7 +8,7 @@ Several requests may speak at once: each takes the networks for one chunk, then 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,22 +20,16 @@ from cosyforge.audio.encode import FORMATS, MAX_OPUS_KBPS, MIN_OPUS_KBPS, SAMPLE
 from cosyforge.cosyvoice.manifest import VoiceEntry
 from cosyforge.cosyvoice.weights import load_model
 from cosyforge.errors import Internal, InvalidParameter, NotReady, PlatformError
-from cosyforge.synthesis.output import Output
-from cosyforge.synthesis.request import AudioChunk, SynthesisRequest
+from cosyforge.synthesis.incoming import arriving_segments
+from cosyforge.synthesis.output import Output, speaking_rate
+from cosyforge.synthesis.reading import Reading, stacked
+from cosyforge.synthesis.request import AudioChunk, SynthesisRequest, Word
 from cosyforge.synthesis.scheduler import Scheduler
-from cosyforge.synthesis.sequence import Sequence, Status
-from cosyforge.synthesis.stream import (
-    LENGTH_RULES,
-    PreparedVoice,
-    samples_at_once,
-    silent_tokens,
-    speech_tokens,
-    stream_samples,
-    until_lost,
-    without_long_silence,
-)
-from cosyforge.text.frontend import NOTHING_TO_SAY, Frontend, Segment
-from cosyforge.text.ssml import is_ssml
+from cosyforge.synthesis.sequence import Canceled, Sequence, Status
+from cosyforge.synthesis.stream import LENGTH_RULES, PreparedVoice, candidates_for, silent_tokens, stream_samples
+from cosyforge.synthesis.words import Loudness, spoken_places, word_times
+from cosyforge.text.frontend import Frontend
+from cosyforge.text.segment import Segment
 
 Samples = npt.NDArray[np.float32]
 
@@ -74,6 +68,7 @@ class Engine:
         self._model.hift.fuse()
         self._frontend = Frontend(asdict(self._model.frontend))
         self._silent = silent_tokens(self._model)
+        self._follows = self._model.config.lm.alignment_head is not None
         self._voices = {
             name: PreparedVoice(self._model, voice, self._transcript_tokens(voice.prompt_text))
             for name, voice in self._model.voices.items()
@@ -104,8 +99,10 @@ class Engine:
         Raises: InvalidParameter and InvalidMarkup before the first chunk; Internal when the model fails
         """
         self._check(request)
-        sequence = Sequence(request)
-        return self._finished(sequence, self._chunks(sequence, self._segments(sequence, text)))
+        sequence = Sequence(request, getattr(text, "is_canceled", lambda: False))
+        segments = arriving_segments(self._frontend, sequence, text)
+        # only once the request is known to be good is an encoder made
+        return self._finished(sequence, self._chunks(sequence, segments, lambda: Output(request, self.sample_rate_hz)))
 
     def speak(self, text: str, voice: str = "default", seed: int = 0) -> tuple[Samples, int]:
         """Say a text at once: samples (L,) in [-1, 1] and their rate in Hz.
@@ -115,12 +112,12 @@ class Engine:
         request = SynthesisRequest(voice=voice, seed=seed, format="pcm", sample_rate_hz=self.sample_rate_hz)
         self._check(request)
         sequence = Sequence(request)
-        pieces: list[Samples] = []
-        with self._scheduler.admitted(sequence):
-            for index, segment in enumerate(self._frontend.segments(text)):
-                pieces += self._samples(sequence, segment, index)
-                pieces.append(np.zeros(self.sample_rate_hz * segment.pause_ms // 1000, dtype=np.float32))
-        return np.concatenate(pieces), self.sample_rate_hz
+        samples = _Collected()
+        segments = arriving_segments(self._frontend, sequence, text)
+        chunks = self._chunks(sequence, segments, lambda: Output(request, self.sample_rate_hz, samples))
+        for _ in self._finished(sequence, chunks):
+            pass
+        return np.concatenate(samples.pieces), self.sample_rate_hz
 
     def close(self) -> None:
         """Take no more requests; the memory goes when the engine does."""
@@ -159,6 +156,8 @@ class Engine:
             with self._scheduler.admitted(sequence):
                 yield from chunks
             sequence.transition(Status.FINISHED)
+        except Canceled:
+            sequence.transition(Status.CANCELED)
         except PlatformError:
             sequence.transition(Status.FAILED)
             raise
@@ -170,81 +169,53 @@ class Engine:
             if sequence.status in (Status.WAITING, Status.SPEAKING):
                 sequence.transition(Status.CANCELED)
 
-    def _segments(self, sequence: Sequence, text: Iterable[str]) -> Iterator[tuple[Segment, bool]]:
-        """Give segments as the text completes them; True marks one that is known to be the last."""
-        request = sequence.request
-        if isinstance(text, (str, list, tuple)):
-            whole: str | None = "".join(text)
-            pieces: Iterator[str] = iter(())
-        else:
-            whole, pieces = self._whole_if_marked_up(iter(text), request.enable_ssml)
-        if whole is None:
-            yield from self._arriving(sequence, pieces)
-            return
-        with sequence.measured("text"):
-            segments, warnings = self._frontend.plan(whole, request.language_hint, request.enable_ssml)
-        self._log(sequence, warnings)
-        for index, segment in enumerate(segments):
-            yield segment, index == len(segments) - 1
-
-    def _whole_if_marked_up(self, pieces: Iterator[str], enable_ssml: bool) -> tuple[str | None, Iterator[str]]:
-        """Collect SSML whole; give plain text back as pieces, with nothing lost."""
-        seen: list[str] = []
-        while enable_ssml and len("".join(seen).lstrip()) < len("<speak>"):
-            piece = next(pieces, None)
-            if piece is None:
-                break
-            seen.append(piece)
-        if enable_ssml and is_ssml("".join(seen)):
-            return "".join([*seen, *pieces]), iter(())
-        return None, _chained(seen, pieces)
-
-    def _arriving(self, sequence: Sequence, pieces: Iterator[str]) -> Iterator[tuple[Segment, bool]]:
-        stream = self._frontend.stream(sequence.request.language_hint)
-        has_spoken = False
-        for piece in pieces:
-            with sequence.measured("text"):
-                segments = stream.push(piece) if piece else stream.finish()
-            for segment in segments:
-                has_spoken = True
-                yield segment, False
-        with sequence.measured("text"):
-            segments = stream.finish()
-        self._log(sequence, stream.warnings)
-        if not segments and not has_spoken:
-            raise InvalidParameter(NOTHING_TO_SAY)
-        for index, segment in enumerate(segments):
-            yield segment, index == len(segments) - 1
-
-    def _log(self, sequence: Sequence, warnings: list[str]) -> None:
-        for warning in warnings:
-            logger.warning("request %s: %s", sequence.request.request_id, warning)
-
     # ---- sentences
 
-    def _chunks(self, sequence: Sequence, segments: Iterator[tuple[Segment, bool]]) -> Iterator[AudioChunk]:
+    def _chunks(
+        self, sequence: Sequence, segments: Iterator[tuple[Segment, bool]], make_output: Callable[[], Output]
+    ) -> Iterator[AudioChunk]:
         output: Output | None = None
-        pause_ms, index, is_last = 0, 0, False
-        shown = ""
+        lead: list[Segment] = []  # pauses and sounds before the next sentence
+        index, is_last, shown = 0, False, ""
         for segment, is_last in segments:
-            # only now is the request known to be good: an encoder is made, the first sentence begins
-            output = output or Output(sequence.request, self.sample_rate_hz)
+            output = output or make_output()
             if segment.spoken:
-                yield from self._sentence(sequence, segment, index, output, pause_ms, is_last=is_last)
-                index, pause_ms, shown = index + 1, 0, segment.text
-            pause_ms += segment.pause_ms
-        if output is not None and not is_last:
-            audio = output.finish()
-            yield AudioChunk(audio, max(0, index - 1), shown, timings_ms=sequence.timings_ms())
+                with sequence.measured("encode"):
+                    audio = b"".join(_after(output, each) for each in lead) + output.enter(segment)
+                yield from self._sentence(sequence, segment, index, output, audio, is_last=is_last)
+                index, shown = index + 1, segment.text
+                lead = []
+            lead.append(segment)
+        if output is None or (is_last and lead[-1].spoken):
+            return
+        if sequence.status is Status.WAITING:  # sounds alone
+            sequence.transition(Status.SPEAKING)
+        with sequence.measured("encode"):
+            audio = b"".join(_after(output, each) for each in lead if is_last) + output.finish()
+        yield AudioChunk(
+            audio,
+            max(0, index - 1),
+            shown,
+            duration_s=output.take_duration_s(),
+            timings_ms=sequence.timings_ms(),
+            report=sequence.summary(),
+        )
 
     def _sentence(
-        self, sequence: Sequence, segment: Segment, index: int, output: Output, pause_ms: int, *, is_last: bool
+        self, sequence: Sequence, segment: Segment, index: int, output: Output, audio: bytes, *, is_last: bool
     ) -> Iterator[AudioChunk]:
-        """Speak one sentence: chunks with sound while it streams, at the end one that closes it."""
+        """Speak one sentence: chunks with sound while it streams, at the end one that closes it.
+
+        audio: what was written before it begins
+        """
         chunk = AudioChunk(b"", index, segment.text, is_sentence_begin=True)
-        with sequence.measured("encode"):
-            audio = output.silence(pause_ms)
-        for samples in self._samples(sequence, segment, index):
+        reading = self._reading(sequence, segment, index)
+        begin_ms = output.position_ms
+        output.begin_sentence(segment)
+        loudness = Loudness(self.sample_rate_hz)
+        for samples in self._samples(sequence, reading):
+            if sequence.request.word_timestamps:
+                loudness.push(samples)
             with sequence.measured("encode"):
                 audio += output.push(samples)
             if audio and sequence.request.streaming:
@@ -252,29 +223,45 @@ class Engine:
                 chunk, audio = replace(chunk, is_sentence_begin=False), b""
         with sequence.measured("encode"):
             audio += output.end_sentence()
-            if is_last:
+        chunk = replace(chunk, is_sentence_end=True)
+        if sequence.request.word_timestamps:
+            times = {"begin_ms": begin_ms, "end_ms": output.position_ms}
+            chunk = replace(chunk, words=self._words(sequence, segment, reading, loudness, **times))
+        if is_last:
+            with sequence.measured("encode"):
                 audio += output.silence(segment.pause_ms if segment.asked_pause else 0) + output.finish()
-        timings_ms = sequence.timings_ms() if is_last else {}
-        duration_s = output.take_duration_s()
-        yield replace(chunk, audio=audio, duration_s=duration_s, timings_ms=timings_ms, is_sentence_end=True)
+            chunk = replace(chunk, timings_ms=sequence.timings_ms(), report=sequence.summary())
+        yield replace(chunk, audio=audio, duration_s=output.take_duration_s())
 
-    def _samples(self, sequence: Sequence, segment: Segment, index: int) -> Iterator[Samples]:
-        """Speak one sentence as samples; between the pieces other requests have their turns."""
+    def _reading(self, sequence: Sequence, segment: Segment, index: int) -> Reading:
         request, voice = sequence.request, self._voices[sequence.request.voice]
         encode = self._model.text_tokenizer.encode
-        tokens = speech_tokens(
-            self._model,
-            voice,
-            encode(self._prefix(request.instruction)),
-            encode(segment.spoken),
-            sampling=self._model.sampling,
-            length_rule=LENGTH_RULES[self._frontend.english],
-            generator=torch.Generator().manual_seed(request.seed + (MAX_SEED + 1) * index),
-            continue_prompt=request.instruction is None,
+        rule, text = LENGTH_RULES[self._frontend.english], encode(segment.spoken)
+        with self._scheduler.turn(sequence), sequence.measured("lm"):
+            sequence.go_on()
+            candidates = candidates_for(
+                self._model,
+                voice,
+                encode(self._prefix(request.instruction)),
+                text,
+                length_rule=rule,
+                continue_prompt=request.instruction is None,
+            )
+        return Reading(
+            candidates,
+            seed=request.seed + (MAX_SEED + 1) * index,
+            silent=self._silent,
+            most_tokens=rule.plausible(len(text)),
+            follows=self._follows,
+            report=sequence.report,
+            on_draw=sequence.go_on,
+            label=request.request_id,
         )
-        tokens = without_long_silence(until_lost(tokens, request.request_id), self._silent)
-        convert = stream_samples if request.streaming else samples_at_once
-        pieces = convert(self._model, voice, tokens, sequence)
+
+    def _samples(self, sequence: Sequence, reading: Reading) -> Iterator[Samples]:
+        """Speak one sentence as samples; between the pieces other requests have their turns."""
+        voice = self._voices[sequence.request.voice]
+        pieces = stream_samples(self._model, voice, reading.tokens(), sequence, on_step=sequence.go_on)
         if sequence.status is Status.WAITING:
             sequence.transition(Status.SPEAKING)
         while True:
@@ -283,6 +270,29 @@ class Engine:
             if samples is None:
                 return
             yield samples
+
+    def _words(
+        self,
+        sequence: Sequence,
+        segment: Segment,
+        reading: Reading,
+        loudness: Loudness,
+        *,
+        begin_ms: float,
+        end_ms: float,
+    ) -> tuple[Word, ...]:
+        spans = self._model.text_tokenizer.spans(segment.spoken)
+        places = spoken_places(stacked(reading.attention, len(spans)), follows=self._follows)
+        return word_times(
+            segment.text,
+            segment.alignment,
+            spans,
+            places,
+            begin_ms=begin_ms,
+            end_ms=end_ms,
+            rate=speaking_rate(sequence.request, segment),
+            audible=loudness.audible(),
+        )
 
     def _prefix(self, instruction: str | None) -> str:
         if instruction is None:
@@ -297,9 +307,26 @@ class Engine:
         return self._model.text_tokenizer.encode(spoken)
 
 
-def _chained(first: list[str], rest: Iterator[str]) -> Iterator[str]:
-    yield from first
-    yield from rest
+class _Collected:
+    """Takes samples where an encoder would."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Samples] = []
+
+    def encode(self, samples: Samples) -> bytes:
+        self.pieces.append(samples)
+        return b""
+
+    def finish(self) -> bytes:
+        return b""
+
+
+def _after(output: Output, segment: Segment) -> bytes:
+    """What follows a sentence, or stands for one: a sound, a pause."""
+    audio = output.enter(segment)
+    if segment.sound is not None:
+        audio += output.sound(segment.sound)
+    return audio + output.silence(segment.pause_ms)
 
 
 def _one_of(name: str, value: object, known: tuple[object, ...]) -> None:

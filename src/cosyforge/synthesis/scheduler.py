@@ -42,7 +42,7 @@ class Scheduler:
     @contextmanager
     def turn(self, sequence: Sequence) -> Iterator[None]:
         """Wait for the turn of this request and keep it while inside."""
-        with self._condition:
+        with sequence.measured("queue"), self._condition:
             self._waiting.append(sequence)
             try:
                 self._condition.wait_for(lambda: self._running is None and self._waiting[0] is sequence)

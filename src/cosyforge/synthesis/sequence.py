@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
+from typing import Any
 
+from cosyforge.synthesis.reading import ReadingReport
 from cosyforge.synthesis.request import SynthesisRequest
 
 
@@ -27,11 +30,19 @@ _MOVES = {
 }
 
 
+class Canceled(Exception):
+    """Nobody listens any more."""
+
+
 class Sequence:
     """The state of one request that the engine keeps; made when it comes in, dropped when it ends."""
 
-    def __init__(self, request: SynthesisRequest) -> None:
+    def __init__(self, request: SynthesisRequest, is_canceled: Callable[[], bool] = lambda: False) -> None:
+        """is_canceled: asked again and again while the request is worked on"""
         self.request = request
+        self.report = ReadingReport()
+        self.warnings: list[str] = []
+        self._is_canceled = is_canceled
         self.status = Status.WAITING
         self.num_tokens = 0
         self._started = time.perf_counter()
@@ -47,6 +58,11 @@ class Sequence:
             raise ValueError(f"request {self.request.request_id}: {self.status.value} cannot become {status.value}")
         self.status = status
 
+    def go_on(self) -> None:
+        """Raises: Canceled when nobody listens any more"""
+        if self._is_canceled():
+            raise Canceled
+
     @contextmanager
     def measured(self, part: str) -> Iterator[None]:
         """Add the time inside to a part of the work."""
@@ -61,9 +77,13 @@ class Sequence:
         if self._first_token_s is None:
             self._first_token_s = time.perf_counter() - self._started
 
+    def summary(self) -> dict[str, Any]:
+        """What the last chunk reports."""
+        return {**asdict(self.report), "warnings": list(self.warnings)}
+
     def timings_ms(self) -> dict[str, float]:
         """Where the time went so far. first_token and total count from the arrival, the others are sums of work."""
-        parts = {part: self._spent_s[part] for part in ("text", "lm", "flow", "vocoder", "encode")}
+        parts = {part: self._spent_s[part] for part in ("queue", "text", "lm", "flow", "vocoder", "encode")}
         parts["first_token"] = self._first_token_s or 0.0
         parts["total"] = time.perf_counter() - self._started
         return {part: round(1000 * spent_s, 3) for part, spent_s in parts.items()}

@@ -1,14 +1,12 @@
 """From text tokens to samples: language model, flow and vocoder in line, for one sentence.
 
-Two ways lead to the same samples. Streaming gives them out in chunks that grow from one second to four; at once
-computes the mel of the whole sentence in one go. Both use the flow's block mask, so the last chunk fits the earlier
-ones, and both are iterators that stop after every slice of work, so that requests can take turns.
+Samples come in chunks that grow from one second to four, and the iterator stops after every slice of work, so that
+requests can take turns. Speech that is not streamed goes the same way, so its samples are the same to the bit.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,28 +15,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cosyforge.cosyvoice.config import SamplingConfig
+from cosyforge.cosyvoice.candidates import Candidates
 from cosyforge.cosyvoice.flow import FlowStream
 from cosyforge.cosyvoice.hift import HiFTStream
-from cosyforge.cosyvoice.lm import generate
 from cosyforge.cosyvoice.model import CosyVoice, Voice
+from cosyforge.synthesis.reading import NUM_ROWS
 from cosyforge.synthesis.sequence import Sequence
 
 Samples = npt.NDArray[np.float32]
-
-logger = logging.getLogger(__name__)
 
 OFFICIAL_SILENT_TOKENS = frozenset({1, 2, 28, 29, 55, 248, 494, 2241, 2242, 2322, 2323})
 """Silence and breath of the official tokenizer (6561 tokens). Source: the CosyVoice 3 reference"""
 
 _OFFICIAL_NUM_TOKENS = 6561
-_LONGEST_SILENCE = 5
+_TOKENS_PER_S = 25
 _FIRST_HOP, _LONGEST_HOP = 25, 100
+_VOCODER_FRAMES = 100
+"""Frames (two seconds) between two looks at whether anybody still listens."""
+
 _SLICE = 25
 """Tokens that a request may draw in one turn."""
-
-_LOOP_TOKENS, _LOOP_PERIOD, _LOOP_DISTINCT = 75, 15, 3
-"""The model is lost when three seconds repeat one short pattern, or hold hardly any different tokens."""
 
 _KEPT_PROMPT_BYTES = 256 * 2**20
 """A voice's worked-through prompt is kept between sentences up to this size."""
@@ -46,19 +42,26 @@ _KEPT_PROMPT_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class LengthRule:
-    """How many speech tokens a number of text tokens may take: the model must not stop early or run on."""
+    """How many speech tokens a number of text tokens may take: the model must not stop early or run on.
+
+    plausible_ratio: a sentence that takes more is suspicious and drawn again
+    """
 
     min_ratio: float
     max_ratio: float
     extra: int
+    plausible_ratio: float
 
     def limits(self, num_text: int) -> tuple[int, int]:
         return int(self.min_ratio * num_text), int(self.max_ratio * num_text) + self.extra
 
+    def plausible(self, num_text: int) -> int:
+        return int(self.plausible_ratio * num_text) + _TOKENS_PER_S
+
 
 LENGTH_RULES = {
-    "text": LengthRule(2.0, 20.0, 0),  # the reference's rule, for BPE tokens
-    "phones": LengthRule(0.6, 6.0, 12),  # a phone takes about two tokens; spaces and marks count as text, too
+    "text": LengthRule(2.0, 20.0, 0, 15.0),  # the reference's rule, for BPE tokens
+    "phones": LengthRule(0.6, 6.0, 12, 4.0),  # a phone takes about two tokens; spaces and marks count as text, too
 }
 
 
@@ -106,68 +109,42 @@ def silent_tokens(model: CosyVoice) -> frozenset[int]:
     return OFFICIAL_SILENT_TOKENS if is_official else frozenset()
 
 
-def speech_tokens(
+def candidates_for(
     model: CosyVoice,
     voice: PreparedVoice,
     prefix: list[int],
     text: list[int],
     *,
-    sampling: SamplingConfig,
     length_rule: LengthRule,
-    generator: torch.Generator,
     continue_prompt: bool = True,
-) -> Iterator[int]:
-    """Speak one sentence as speech tokens.
+) -> Candidates:
+    """Make ready to speak one sentence as speech tokens.
 
     With a transcribed prompt the LM continues it; without, or with continue_prompt False, it starts afresh after the
     prefix and only the flow hears the prompt.
     """
     min_len, max_len = length_rule.limits(len(text))
     continues = continue_prompt and len(voice.prompt_text_token) > 0
-    prompt_text = prefix + (voice.prompt_text_token if continues else [])
-    prompt_speech = voice.lm_prompt()
-    return generate(
+    return Candidates(
         model.lm,
-        torch.tensor(text, dtype=torch.int64),
-        torch.tensor(prompt_text, dtype=torch.int64),
-        prompt_speech if continues else prompt_speech[:0],
-        sampling=sampling,
+        text,
+        prefix + (voice.prompt_text_token if continues else []),
+        voice.lm_prompt().tolist() if continues else [],
+        num_rows=1 if model.config.lm.alignment_head is None else NUM_ROWS,
+        sampling=model.sampling,
         min_len=min_len,
         max_len=max_len,
-        generator=generator,
     )
 
 
-def until_lost(tokens: Iterable[int], label: str = "") -> Iterator[int]:
-    """End a sentence in which the model loops; the log says so."""
-    recent: list[int] = []
-    for token in tokens:
-        recent = [*recent[-_LOOP_TOKENS + 1 :], token]
-        if len(recent) == _LOOP_TOKENS and _is_loop(recent):
-            logger.warning("request %s: the model repeats itself, the sentence is ended", label)
-            return
-        yield token
-
-
-def _is_loop(recent: list[int]) -> bool:
-    if len(set(recent)) <= _LOOP_DISTINCT:
-        return True
-    return any(recent[period:] == recent[:-period] for period in range(1, _LOOP_PERIOD + 1))
-
-
-def without_long_silence(tokens: Iterable[int], silent: frozenset[int]) -> Iterator[int]:
-    """Drop silent tokens after five in a row; the LM has seen them, the flow does not."""
-    run = 0
-    for token in tokens:
-        run = run + 1 if token in silent else 0
-        if run <= _LONGEST_SILENCE:
-            yield token
-
-
 def stream_samples(
-    model: CosyVoice, voice: PreparedVoice, tokens: Iterable[int], sequence: Sequence
+    model: CosyVoice,
+    voice: PreparedVoice,
+    tokens: Iterable[int],
+    sequence: Sequence,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Samples]:
-    """Turn tokens into samples while they come; a piece may be empty.
+    """Turn tokens into samples while they come; a piece may be empty. What on_step raises ends the work.
 
     The first chunk waits for one block of the flow, each next one for twice as many tokens up to a hundred, whatever an
     earlier request did.
@@ -184,30 +161,11 @@ def stream_samples(
         if len(pending) < wanted:
             yield _nothing()
             continue
-        yield _push(flow, vocoder, pending, sequence, final=False)
+        yield _push(flow, vocoder, pending, sequence, on_step, final=False)
         pending = []
         hop = min(2 * hop, _LONGEST_HOP)
         wanted = flow.tokens_until_next_block + (hop - 1) // block * block
-    yield _push(flow, vocoder, pending, sequence, final=True)
-
-
-def samples_at_once(
-    model: CosyVoice, voice: PreparedVoice, tokens: Iterable[int], sequence: Sequence
-) -> Iterator[Samples]:
-    """Turn tokens into samples when all are there; the pieces before the last are empty."""
-    spoken: list[int] = []
-    drawn = iter(tokens)
-    while part := _draw(drawn, _SLICE, sequence):
-        spoken += part
-        yield _nothing()
-    if not spoken:
-        return
-    token = torch.tensor([spoken], dtype=torch.int64, device=voice.speaker_embedding.device)
-    with sequence.measured("flow"):
-        mel = model.flow.sample(token, voice.prompt_token, voice.prompt_mel, voice.speaker_embedding, streaming=True)
-    with sequence.measured("vocoder"), torch.inference_mode():
-        wav = model.hift(mel)
-    yield _to_numpy(wav)
+    yield _push(flow, vocoder, pending, sequence, on_step, final=True)
 
 
 def _draw(drawn: Iterator[int], num_wanted: int, sequence: Sequence) -> list[int]:
@@ -220,11 +178,24 @@ def _draw(drawn: Iterator[int], num_wanted: int, sequence: Sequence) -> list[int
     return part
 
 
-def _push(flow: FlowStream, vocoder: HiFTStream, pending: list[int], sequence: Sequence, *, final: bool) -> Samples:
+def _push(
+    flow: FlowStream,
+    vocoder: HiFTStream,
+    pending: list[int],
+    sequence: Sequence,
+    on_step: Callable[[], None],
+    *,
+    final: bool,
+) -> Samples:
     with sequence.measured("flow"):
-        mel = flow.push(torch.tensor(pending, dtype=torch.int64), final)
+        mel = flow.push(torch.tensor(pending, dtype=torch.int64), final, on_step=on_step)
     with sequence.measured("vocoder"):
-        return _to_numpy(vocoder.push(mel, final))
+        pieces = []
+        for start in range(0, max(1, mel.shape[2]), _VOCODER_FRAMES):
+            on_step()
+            is_last = start + _VOCODER_FRAMES >= mel.shape[2]
+            pieces.append(vocoder.push(mel[:, :, start : start + _VOCODER_FRAMES], final and is_last))
+        return _to_numpy(torch.cat(pieces, dim=1))
 
 
 def _block_tokens(model: CosyVoice) -> int:

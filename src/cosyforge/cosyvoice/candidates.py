@@ -1,0 +1,137 @@
+"""Several ways to go on speaking, drawn side by side, so that the best of them can be taken.
+
+A step of a small network costs nearly the same for one row as for six. All rows read the same text; each has its own
+random numbers. `choose` lets one row's tokens stand: it is what every row goes on from.
+
+Shapes: B rows, T text tokens, C positions in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cosyforge.cosyvoice.config import SamplingConfig
+from cosyforge.cosyvoice.lm import SpeechLM
+from cosyforge.cosyvoice.sampling import ras_sample_rows
+from cosyforge.cosyvoice.transformer import KVCache
+
+
+class Candidates:
+    """One sentence being drawn in several rows.
+
+    chosen: the tokens that stand; drawn: those of each row since the last choice; has_ended: the row says no more,
+    has_stopped: because the model itself was done
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        lm: SpeechLM,
+        text_token: Sequence[int],
+        prompt_text_token: Sequence[int],
+        prompt_speech_token: Sequence[int],
+        *,
+        num_rows: int,
+        sampling: SamplingConfig,
+        min_len: int,
+        max_len: int,
+    ) -> None:
+        """Layout and lengths as of `lm.generate`; the prompt is read once for all rows."""
+        self.num_rows = num_rows
+        self.num_text = len(text_token)
+        self.chosen: list[int] = []
+        self.drawn: list[list[int]] = []
+        self.has_ended: list[bool] = []
+        self.has_stopped: list[bool] = []
+        self._lm = lm
+        self._sampling = sampling
+        self._min_len, self._max_len = min_len, max_len
+        text_begin = 1 + len(prompt_text_token)
+        self._text_positions = slice(text_begin, text_begin + len(text_token))
+        config = lm.config
+        prompt = torch.cat(
+            [
+                self._speech([[config.sos]]),
+                lm.embed_text(self._ids([[*prompt_text_token, *text_token]])),
+                self._speech([[config.task_id, *prompt_speech_token]]),
+            ],
+            dim=1,
+        )
+        narrow = lm.new_cache(1, prompt.shape[1] + max_len + 1)
+        log_probs, attention = self._step(prompt, narrow)
+        self._cache = narrow.widened(num_rows)
+        # what follows the last choice, one row; every attempt begins with it
+        self._first = (log_probs, attention)
+        self._next = self._first
+        self._generators: list[torch.Generator] = []
+        self._start_length = self._cache.length
+
+    def begin(self, seeds: Sequence[int]) -> None:
+        """Start an attempt from the last choice: one seed for each row, what was drawn since is forgotten."""
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        log_probs, attention = self._first
+        self._next = log_probs.expand(self.num_rows, -1), attention.expand(self.num_rows, -1)
+        self._cache.length = self._start_length
+        self.drawn = [[] for _ in range(self.num_rows)]
+        self.has_ended = [False] * self.num_rows
+        self.has_stopped = [False] * self.num_rows
+
+    @torch.inference_mode()
+    def draw(self) -> Tensor:
+        """Draw one more token in every row that has not ended; -> where each row looked for it: (B, T).
+
+        Without an alignment head the attention is all zeros.
+        """
+        log_probs, attention = self._next
+        log_probs = log_probs.clone()
+        stops = self._lm.config.speech_token_size
+        length = len(self.chosen) + max(len(row) for row in self.drawn)
+        if length < self._min_len:
+            log_probs[:, stops:] = float("-inf")
+        histories = [self._history(row) for row in range(self.num_rows)]
+        tokens = ras_sample_rows(log_probs, histories, self._sampling, self._generators)
+        fed = []
+        for row, token in enumerate(tokens):
+            if not self.has_ended[row] and token >= stops:
+                self.has_ended[row] = self.has_stopped[row] = True
+            if not self.has_ended[row]:
+                self.drawn[row].append(token)
+                self.has_ended[row] = len(self.chosen) + len(self.drawn[row]) >= self._max_len
+            fed.append([min(token, stops - 1)])
+        if not all(self.has_ended):
+            self._next = self._step(self._speech(fed), self._cache)
+        return attention
+
+    @torch.inference_mode()
+    def choose(self, row: int) -> list[int]:
+        """Let a row's tokens stand and give them; the next attempt goes on from there."""
+        tokens = self.drawn[row]
+        self.chosen = [*self.chosen, *tokens]
+        self._start_length += len(tokens)
+        if not self.has_ended[row]:
+            self._cache.take_row(row, self._start_length)
+            log_probs, attention = self._next
+            self._first = log_probs[row : row + 1], attention[row : row + 1]
+        self.drawn = []
+        return tokens
+
+    def _history(self, row: int) -> list[int]:
+        recent = self._sampling.window
+        return [*self.chosen, *self.drawn[row]][-recent:] if recent else []
+
+    def _step(self, embeds: Tensor, cache: KVCache) -> tuple[Tensor, Tensor]:
+        """Shapes: -> log probabilities (B, R), attention to the text (B, T)"""
+        head = self._lm.config.alignment_head
+        if head is None:
+            return self._lm.step(embeds, cache), torch.zeros(embeds.shape[0], self.num_text)
+        log_probs, attention = self._lm.step_looking(embeds, cache, head)
+        return log_probs, attention[:, self._text_positions].cpu()
+
+    def _speech(self, token: list[list[int]]) -> Tensor:
+        return self._lm.embed_speech(self._ids(token))
+
+    def _ids(self, token: list[list[int]]) -> Tensor:
+        return torch.tensor(token, dtype=torch.int64, device=self._lm.device)
