@@ -5,29 +5,37 @@ The worker and the replicas import this module by name, so its folder is on thei
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import math
 import os
+import secrets
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from cosyforge.errors import InvalidDataset, InvalidParameter
-from cosyforge.synthesis.request import AudioChunk, SynthesisRequest
+from cosyforge.synthesis.request import AudioChunk, SynthesisRequest, Word
 from cosyforge.training.checkpoints import billed_tokens, plan_checkpoints
-from cosyforge.training.events import TrainingEvent
+from cosyforge.training.events import TrainingEvent, TrainingStopped
 from cosyforge.training.hyper_parameters import HyperParameters
+
+if TYPE_CHECKING:
+    from cosyforge.store.database import Database
 
 TESTS = Path(__file__).parent
 KEY = "sk-test-0123456789"
@@ -70,11 +78,16 @@ def finetune(
     should_stop: Callable[[], bool],
     work_directory: Path | None = None,
     seed: int = 1986,
+    validation_package: Path | None = None,
+    checkpoint_interval_s: float = 60.0,
 ) -> FakeResult:
     """Pretends to train; `behaviour.json` in the zip says how long and how it ends."""
     behaviour = _behaviour(package)
     if "dataset_error" in behaviour:
         raise InvalidDataset(behaviour["dataset_error"])
+    if "deaf_s" in behaviour:  # work that does not look up when it is asked to stop
+        on_event(TrainingEvent("log", "data", "unpacking for long"))
+        time.sleep(behaviour["deaf_s"])
     audio_s = behaviour.get("audio_s", 497.03)
     on_event(TrainingEvent("progress", "data", metrics={"audio_s": audio_s}))
     on_event(TrainingEvent("log", "data", "data process succeeded, start to fine-tune"))
@@ -82,7 +95,7 @@ def finetune(
         for epoch in range(1, max_epoch + 1):
             _sleep(behaviour.get("epoch_s", 0.0), should_stop)
             if should_stop():
-                raise InterruptedError("stopped")
+                raise TrainingStopped("stopped")
             if behaviour.get("raise"):
                 raise RuntimeError(behaviour["raise"])
             on_event(TrainingEvent("log", stage, f"{stage} epoch {epoch}/{max_epoch} loss {1 / epoch:.3f}"))
@@ -91,7 +104,7 @@ def finetune(
     checkpoints = []
     for candidate in plan_checkpoints(hyper_parameters):
         directory = out_directory / candidate.name
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         manifest = {"voices": {"default": {}}, **behaviour.get("manifest", {})}
         (directory / "model.json").write_text(json.dumps(manifest))
         checkpoints.append(FakeCheckpoint(candidate.name, candidate.lm_epoch, candidate.fm_epoch, directory))
@@ -125,6 +138,15 @@ def make_package(path: Path, **behaviour: Any) -> Path:
 
 # ---- speaking
 
+TONE_TIMINGS_MS = {"queue": 1.0, "text": 2.0, "first_token": 3.0, "lm": 4.0, "flow": 5.0, "vocoder": 6.0, "encode": 7.0}
+"""What the tone engine says it spent, when words are asked for."""
+
+
+def timed(request: SynthesisRequest, index: int, word: str) -> tuple[Word, ...]:
+    """Every word takes its whole beep."""
+    begin_ms = 100 * index
+    return (Word(word, 0, len(word), begin_ms, begin_ms + 100),) if request.word_timestamps else ()
+
 
 class ToneEngine:
     """One 0.1 s beep per word. Words with a meaning: `crash` kills the process, `slow` takes a second, `fail` raises.
@@ -132,7 +154,14 @@ class ToneEngine:
     `refuse` is the user's fault.
     """
 
-    def __init__(self, model_directory: Path, *, base_directory: Path | None = None, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        model_directory: Path,
+        *,
+        base_directory: Path | None = None,
+        device: str = "cpu",
+        num_threads: int = 1,
+    ) -> None:
         manifest = json.loads((model_directory / "model.json").read_text())
         if "broken" in manifest:
             raise ValueError(manifest["broken"])
@@ -147,8 +176,14 @@ class ToneEngine:
             return
         header = wav_header(0x7FFFFF00, request.sample_rate_hz) if request.format == "wav" else b""
         for index, word in enumerate(words):
-            yield AudioChunk(header + self._beep(request, word), index, word, True, True, 0.1)
+            yield AudioChunk(
+                header + self._beep(request, word), index, word, True, True, 0.1, words=timed(request, index, word)
+            )
             header = b""
+        if request.word_timestamps:
+            yield AudioChunk(
+                b"", 0, "", timings_ms=TONE_TIMINGS_MS, report={"resampled": 1, "warnings": ["a tone only"]}
+            )
 
     def _beep(self, request: SynthesisRequest, word: str) -> bytes:
         if word == "crash":
@@ -172,6 +207,97 @@ def wav_header(num_bytes: int, sample_rate_hz: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 36 + num_bytes) + b"WAVEfmt " + layout + b"data" + struct.pack("<I", num_bytes)
 
 
+# ---- the database
+
+# Tests that need a database say make_database(tmp_path): a SQLite file there or, when COSYFORGE_TEST_DATABASE_URL names
+# a PostgreSQL server (whose user may create databases), a database of its own there. LiveServer does the same by
+# itself. A test about SQLite itself is marked @sqlite_only.
+
+_TEST_DATABASE_URL = os.environ.get("COSYFORGE_TEST_DATABASE_URL", "")
+on_postgres = bool(_TEST_DATABASE_URL)
+sqlite_only = pytest.mark.skipif(on_postgres, reason="about SQLite itself")
+_databases: dict[Path | None, str] = {}
+
+
+def make_database(directory: Path) -> Database:
+    """An empty database with the newest schema; the same directory is the same database."""
+    from cosyforge.store.database import Database  # here: replicas import this file too, and need no database
+
+    url = database_url_for(directory)
+    path = directory / "cosyforge.db"
+    if not url and not path.exists():
+        shutil.copyfile(_sqlite_template(), path)
+    database = Database(url or path, pool_size=4)
+    database.upgrade()
+    return database
+
+
+@functools.cache
+def _sqlite_template() -> Path:
+    """A copy is much faster than all migrations."""
+    from cosyforge.store.database import Database
+
+    directory = Path(tempfile.mkdtemp(prefix="cosyforge-"))
+    atexit.register(shutil.rmtree, directory)
+    database = Database(directory / "template.db")
+    database.upgrade()
+    database.close()
+    return directory / "template.db"
+
+
+def empty_location(directory: Path) -> Path | str:
+    """Where a database can be made that has no schema yet; the same directory is the same place."""
+    if not _TEST_DATABASE_URL:
+        return directory / "cosyforge.db"
+    if directory not in _databases:
+        _create_on_postgres(directory)
+    return _url_of(_databases[directory])
+
+
+def database_url_for(directory: Path) -> str:
+    """Where the tests of a directory keep their rows on PostgreSQL; empty: on SQLite."""
+    if not _TEST_DATABASE_URL:
+        return ""
+    if directory not in _databases:
+        if None not in _databases:
+            _make_template()
+        _create_on_postgres(directory, f"TEMPLATE {_databases[None]} STRATEGY FILE_COPY")
+    return _url_of(_databases[directory])
+
+
+def _make_template() -> None:
+    """The same for PostgreSQL."""
+    from cosyforge.store.database import Database
+
+    _create_on_postgres(None)
+    database = Database(_url_of(_databases[None]))
+    database.upgrade()
+    database.close()
+
+
+def _create_on_postgres(directory: Path | None, options: str = "") -> None:
+    name = f"test_{secrets.token_hex(8)}"
+    _execute_on_postgres(f"CREATE DATABASE {name} {options}")
+    if "COSYFORGE_TEST_DATABASE_IS_TEMPORARY" not in os.environ:  # else the whole server goes
+        atexit.register(_execute_on_postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    _databases[directory] = name
+
+
+def _url_of(database: str) -> str:
+    from sqlalchemy import make_url
+
+    return make_url(_TEST_DATABASE_URL).set(database=database).render_as_string(hide_password=False)
+
+
+def _execute_on_postgres(statement: str) -> None:
+    from sqlalchemy import create_engine, make_url, text
+    from sqlalchemy.pool import NullPool
+
+    url = make_url(_TEST_DATABASE_URL).set(drivername="postgresql+psycopg")
+    with create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text(statement))
+
+
 # ---- the server
 
 
@@ -184,16 +310,18 @@ class LiveServer:
         self._directory = directory
         base = directory / "base"
         base.mkdir(parents=True, exist_ok=True)
-        (base / "model.json").write_text(json.dumps({"voices": {"alto": {}, "basso": {}}}))
+        (base / "model.json").write_text(json.dumps({"voices": {"alto": {"aliases": ["longanhuan"]}, "basso": {}}}))
         chosen = {
             "data_dir": self.data_dir,
             "base_model_dir": base,
             "bootstrap_key": KEY,
+            "database_url": database_url_for(directory),
             "trainer": "fakes:finetune",
             "engine": "fakes:ToneEngine",
             "replica_backoff_s": 0.05,
             "replica_drain_s": 2,
             "cancel_grace_s": 2,
+            "job_backoff_s": 0.05,
             **settings,
         }
         self._environment = {

@@ -15,26 +15,38 @@ from typing import IO, Any
 
 import structlog
 
+from cosyforge import metrics
+from cosyforge.billing.estimate import Estimator
+from cosyforge.billing.forecast import Forecaster
 from cosyforge.billing.meter import Meter
 from cosyforge.billing.tariff import Tariff
+from cosyforge.cosyvoice.manifest import builtin_model_directory
+from cosyforge.deployments.catalogue import Catalogue
 from cosyforge.deployments.local_backend import LocalBackend, LocalBackendConfig
 from cosyforge.deployments.reconciler import Reconciler, ReconcilerConfig
 from cosyforge.deployments.router import Router, RouterConfig
 from cosyforge.deployments.service import Deployments
+from cosyforge.deployments.templates import ReplicaResources
+from cosyforge.deployments.trouble import BackoffRules
 from cosyforge.errors import Conflict
 from cosyforge.jobs.local_runner import LocalRunner
 from cosyforge.jobs.runner import RunnerConfig
 from cosyforge.jobs.scheduler import Scheduler, SchedulerConfig
 from cosyforge.jobs.service import JobRules, Jobs
+from cosyforge.net.allow_list import AllowList
+from cosyforge.net.guarded_fetch import FetchLimits, GuardedFetch
+from cosyforge.net.sounds import SoundLimits, Sounds
 from cosyforge.registry.api_keys import ApiKeys
-from cosyforge.registry.files import Files
+from cosyforge.registry.files import FileRules, Files
 from cosyforge.registry.models import Models
+from cosyforge.registry.workspaces import Workspaces
 from cosyforge.settings import Settings
 from cosyforge.store.artifacts import LocalArtifacts, SignedLinks, load_secret
 from cosyforge.store.database import Database
 
 _log = structlog.get_logger()
 _RESULTS = "results"
+_STUCK_AFTER_S = 120.0
 
 
 class BackgroundLoop:
@@ -52,6 +64,7 @@ class BackgroundLoop:
         self._interval_s = interval_s
         self._stop = threading.Event()
         self._is_healthy = True
+        self._step_began_s: float | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -68,13 +81,26 @@ class BackgroundLoop:
         """The last step worked."""
         return self._is_healthy and self._thread.is_alive()
 
+    def problem(self) -> str | None:
+        """Why it makes no progress; None when it does."""
+        began_s = self._step_began_s
+        if not self._thread.is_alive():
+            return f"the background thread {self._name} does not run"
+        if not self._is_healthy:
+            return f"the last step of the background thread {self._name} failed; the log says why"
+        if began_s is not None and time.monotonic() - began_s > _STUCK_AFTER_S:
+            return f"the background thread {self._name} has been at one step for more than {_STUCK_AFTER_S:g} s"
+        return None
+
     def _run(self) -> None:
+        structlog.contextvars.bind_contextvars(loop=self._name)
         while not self._stop.is_set():
             self._try(self._step)
             self._stop.wait(self._interval_s if self._is_healthy else max(1.0, self._interval_s))
         self._try(self._last_act)
 
     def _try(self, action: Callable[[datetime], None]) -> None:
+        self._step_began_s = time.monotonic()
         try:
             action(datetime.now(UTC))
             self._is_healthy = True
@@ -83,6 +109,9 @@ class BackgroundLoop:
             # step tries again
             self._is_healthy = False
             _log.exception("background_step_failed", loop=self._name)
+        finally:
+            self._step_began_s = None
+            metrics.loop_healthy.labels(self._name).set(self._is_healthy)
 
 
 @dataclass
@@ -94,18 +123,23 @@ class Platform:
     artifacts: LocalArtifacts
     links: SignedLinks
     api_keys: ApiKeys
+    workspaces: Workspaces
     files: Files
     models: Models
+    catalogue: Catalogue
     jobs: Jobs
     deployments: Deployments
     router: Router
     meter: Meter
+    estimator: Estimator
     scheduler: Scheduler
     reconciler: Reconciler
+    sounds: Sounds
     lock_file: IO[str]
     """held while the server lives: a data directory has one server"""
 
     def __post_init__(self) -> None:
+        self.is_stopping = False
         self._loops = [
             BackgroundLoop("scheduler", self.scheduler.step, self.scheduler.shut_down, 0.25),
             BackgroundLoop("reconciler", self.reconciler.step, self.reconciler.shut_down, 0.2),
@@ -114,6 +148,9 @@ class Platform:
 
     def start(self) -> None:
         """Bring the data up to date and start the threads."""
+        num_orphans = self.files.sweep()
+        if num_orphans:
+            _log.info("orphaned_files_deleted", number=num_orphans)
         self.deployments.forget_base_model()
         self.reconciler.recover(datetime.now(UTC))
         if self.settings.serve_base_model == "start":
@@ -121,8 +158,14 @@ class Platform:
         for loop in self._loops:
             loop.start()
 
+    def ask_to_stop(self) -> None:
+        """Take on nothing new: training workers save and end, while replicas finish what they are saying."""
+        self.is_stopping = True
+        self._loops[0].ask_to_stop()
+
     def stop(self) -> None:
         """End the threads and every process that they started."""
+        self.is_stopping = True
         for loop in self._loops:
             loop.ask_to_stop()
         for loop in self._loops:
@@ -134,6 +177,10 @@ class Platform:
     def is_ready(self) -> bool:
         return all(loop.is_healthy for loop in self._loops)
 
+    def loop_problems(self) -> list[str]:
+        """What is wrong with the background threads, in words; empty when all make progress."""
+        return [problem for loop in self._loops if (problem := loop.problem()) is not None]
+
     def local_time(self, moment: datetime) -> datetime:
         """A moment in the zone in which answers give times."""
         return moment.astimezone(timezone(timedelta(hours=self.settings.utc_offset_hours)))
@@ -142,8 +189,15 @@ class Platform:
         """The voices of the base model; none when there is no base model."""
         return _read_voices(self.settings.base_model_dir)
 
+    def base_voice_ids(self) -> dict[str, str]:
+        """Every id that a voice of the base model answers to -> its name there: the names, and their `aliases`."""
+        return _read_voice_ids(self.settings.base_model_dir)
+
     def _sweep(self, now: datetime) -> None:
-        """Results nobody can fetch any more go."""
+        """Results nobody can fetch any more go, and checkpoints that nobody exported in their time."""
+        num_expired = self.jobs.delete_expired_checkpoints(now)
+        if num_expired:
+            _log.info("checkpoints_deleted", number=num_expired)
         num_deleted = self.artifacts.delete_older_than(_RESULTS, time.time() - self.settings.url_lifetime_s - 3600)
         if num_deleted:
             _log.info("results_deleted", number=num_deleted)
@@ -154,12 +208,16 @@ def build_platform(settings: Settings) -> Platform:
 
     Raises: Conflict when another server uses the data directory
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock_file = _lock(settings.data_dir / "server.lock")
     database = open_database(settings)
-    artifacts = LocalArtifacts(settings.data_dir / "artifacts")
+    database.reserve()
+    artifacts = LocalArtifacts(settings.data_dir / "artifacts", settings.min_free_disk_bytes)
     backend = LocalBackend(_backend_config(settings))
-    deployments = Deployments(database, settings.base_model, str(settings.base_model_dir.absolute()))
+    tariff = _tariff(settings)
+    deployments = Deployments(
+        database, settings.base_model, str(settings.base_model_dir.absolute()), tariff.unit_hour_by_spec
+    )
     platform_time = timezone(timedelta(hours=settings.utc_offset_hours))
     return Platform(
         settings=settings,
@@ -167,43 +225,68 @@ def build_platform(settings: Settings) -> Platform:
         artifacts=artifacts,
         links=SignedLinks(load_secret(settings.data_dir / "secret")),
         api_keys=ApiKeys(database),
-        files=Files(database, artifacts),
+        workspaces=Workspaces(database),
+        files=Files(database, artifacts, _file_rules(settings)),
         models=Models(database),
+        catalogue=Catalogue(database, settings.base_model),
         jobs=Jobs(
             database,
             artifacts,
-            JobRules(settings.base_model, settings.max_jobs, lambda moment: moment.astimezone(platform_time)),
+            _job_rules(settings, platform_time),
         ),
         deployments=deployments,
         router=Router(database, backend, deployments, _router_config(settings)),
-        meter=Meter(database, _tariff(settings), settings.base_model),
+        meter=Meter(database, tariff, settings.base_model, platform_time),
+        estimator=Estimator(tariff, Forecaster(database, is_builtin_base=_is_builtin(settings))),
         scheduler=Scheduler(
             database, LocalRunner(_runner_config(settings), artifacts), artifacts, _scheduler_config(settings)
         ),
         reconciler=Reconciler(database, backend, _reconciler_config(settings)),
+        sounds=make_sounds(settings, settings.data_dir / "sounds"),
         lock_file=lock_file,
     )
 
 
+def make_sounds(settings: Settings, directory: Path) -> Sounds:
+    """The fetcher of sounds that SSML names, with a directory that nobody else uses.
+
+    Raises: InvalidParameter when fetch_allow is not valid
+    """
+    limits = FetchLimits(settings.fetch_timeout_s, settings.fetch_connect_timeout_s)
+    fetch = GuardedFetch(AllowList(settings.fetch_allow), limits)
+    return Sounds(fetch, directory, SoundLimits(settings.background_max_bytes))
+
+
 def open_database(settings: Settings) -> Database:
     """The database with its newest schema."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.database_path)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    url = settings.database_url.get_secret_value()
+    database = Database(url or settings.database_path, pool_size=settings.database_pool_size)
     database.upgrade()
     return database
 
 
 def _backend_config(settings: Settings) -> LocalBackendConfig:
-    threads_by_spec = {"MU5": settings.replica_threads, "MU2": max(settings.replica_threads, os.cpu_count() or 1)}
     return LocalBackendConfig(
         engine=settings.engine,
         data_directory=settings.data_dir,
         base_directory=settings.base_model_dir.absolute(),
         log_directory=settings.data_dir / "replicas",
-        num_threads=threads_by_spec.__getitem__,
+        resources=_replica_resources(settings),
         drain_s=settings.replica_drain_s,
         environment={},
     )
+
+
+def _replica_resources(settings: Settings) -> dict[str, ReplicaResources]:
+    return {
+        "MU5": ReplicaResources(
+            settings.template_mu5_threads, settings.template_mu5_memory_mb, settings.template_mu5_device
+        ),
+        "MU2": ReplicaResources(
+            settings.template_mu2_threads, settings.template_mu2_memory_mb, settings.template_mu2_device
+        ),
+    }
 
 
 def _router_config(settings: Settings) -> RouterConfig:
@@ -219,10 +302,12 @@ def _router_config(settings: Settings) -> RouterConfig:
 def _reconciler_config(settings: Settings) -> ReconcilerConfig:
     return ReconcilerConfig(
         start_timeout_s=settings.replica_start_timeout_s,
-        backoff_s=settings.replica_backoff_s,
+        backoff=BackoffRules(settings.replica_backoff_s, settings.replica_stable_s),
         max_start_failures=settings.replica_max_start_failures,
-        stable_s=settings.replica_stable_s,
+        max_parallel_starts=settings.max_parallel_starts,
+        ping_timeout_s=settings.replica_ping_timeout_s,
         alive_interval_s=5.0,
+        memory_mb_by_spec={spec: resources.memory_mb for spec, resources in _replica_resources(settings).items()},
     )
 
 
@@ -234,7 +319,19 @@ def _runner_config(settings: Settings) -> RunnerConfig:
         jobs_directory=settings.data_dir / "jobs",
         models_directory=settings.data_dir / "models",
         seed=settings.training_seed,
+        checkpoint_interval_s=settings.checkpoint_interval_s,
         environment={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+    )
+
+
+def _job_rules(settings: Settings, platform_time: timezone) -> JobRules:
+    days = settings.checkpoint_lifetime_days
+    return JobRules(
+        base_model=settings.base_model,
+        max_jobs=settings.max_jobs,
+        local_time=lambda moment: moment.astimezone(platform_time),
+        models_directory=settings.data_dir / "models",
+        checkpoint_lifetime=timedelta(days=days) if days else None,
     )
 
 
@@ -246,8 +343,18 @@ def _scheduler_config(settings: Settings) -> SchedulerConfig:
         export_all=settings.export_checkpoints == "all",
         lease_s=settings.job_lease_s,
         cancel_grace_s=settings.cancel_grace_s,
+        backoff_s=settings.job_backoff_s,
+        max_running=settings.max_running_jobs,
         local_time=lambda moment: moment.astimezone(platform_time),
     )
+
+
+def _file_rules(settings: Settings) -> FileRules:
+    return FileRules(settings.max_upload_bytes, settings.max_files, settings.max_workspace_bytes)
+
+
+def _is_builtin(settings: Settings) -> bool:
+    return settings.base_model_dir.resolve() == builtin_model_directory().resolve()
 
 
 def _tariff(settings: Settings) -> Tariff:
@@ -280,3 +387,12 @@ def _read_voices(model_directory: Path) -> set[str]:
         return set()
     contents: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
     return set(contents["voices"])
+
+
+def _read_voice_ids(model_directory: Path) -> dict[str, str]:
+    manifest = model_directory / "model.json"
+    if not manifest.is_file():
+        return {}
+    voices: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))["voices"]
+    aliases = {str(alias): name for name, voice in voices.items() for alias in voice.get("aliases", ())}
+    return aliases | {name: name for name in voices}

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +20,7 @@ from cosyforge.cli_platform import app
 from cosyforge.errors import InvalidDataset, InvalidParameter, PlatformError
 
 if TYPE_CHECKING:
+    from cosyforge.synthesis.request import SynthesisRequest
     from cosyforge.training.events import TrainingEvent
 
 _Model = Annotated[
@@ -111,6 +114,8 @@ def _with_progress(work: Callable[[Callable[[TrainingEvent], None]], Any]) -> An
         bar = progress.add_task("starting", total=1.0)
 
         def show(event: TrainingEvent) -> None:
+            if event.kind == "state":
+                return
             if event.kind != "progress":
                 progress.console.print(event.message, highlight=False, markup=False)
                 return
@@ -156,9 +161,26 @@ def synthesize(
         seed=seed,
         enable_ssml=ssml,
     )
-    with replacing(out) as partial, partial.open("wb") as file:
-        for chunk in engine.synthesize(request, [sys.stdin.read() if text == "-" else text]):
+    whole = sys.stdin.read() if text == "-" else text
+    with _with_sounds(request, whole) as complete, replacing(out) as partial, partial.open("wb") as file:
+        for chunk in engine.synthesize(complete, [whole]):
             file.write(chunk.audio)
+
+
+@contextmanager
+def _with_sounds(request: SynthesisRequest, text: str) -> Iterator[SynthesisRequest]:
+    """Fetch what SSML names into a directory that goes afterwards; the settings say from where it may come.
+
+    Raises: InvalidMarkup
+    """
+    if not request.enable_ssml:
+        yield request
+        return
+    from cosyforge.bootstrap import make_sounds
+    from cosyforge.settings import load_settings
+
+    with TemporaryDirectory(prefix="cosyforge-") as directory:
+        yield make_sounds(load_settings(), Path(directory)).attach(request, text)
 
 
 @app.command()

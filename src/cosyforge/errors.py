@@ -12,7 +12,9 @@
     ├── UnsupportedOperation    the state forbids it
     ├── NotReady                it exists and cannot serve yet
     ├── Throttled               come back later
+    ├── ShuttingDown            this server takes nothing new any more
     └── Internal                our fault
+        └── OutOfSpace          the disk is full, or as good as full
 
 The docstring of a class is its default message. Nothing here knows HTTP: `api/envelope.py` maps classes to the wire.
 """
@@ -75,5 +77,13 @@ class Throttled(PlatformError):
     """Requests rate limit exceeded, please try again later."""
 
 
+class ShuttingDown(PlatformError):
+    """The server is stopping; try again in a moment."""
+
+
 class Internal(PlatformError):
     """Internal server error!"""
+
+
+class OutOfSpace(Internal):
+    """There is no room left on the disk of the server."""

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cosyforge.cli_platform import app as cli
-from fakes import KEY, LiveServer, assert_error, output_of
+from fakes import KEY, LiveServer, assert_error, database_url_for, output_of
 
 ENDPOINTS = [
     ("GET", "/api/v1/files"),
@@ -44,7 +44,7 @@ def test_it_starts_with_less_than_two_seconds_of_work_and_stops_by_itself(tmp_pa
 
 
 def test_it_becomes_ready(live_server):
-    assert live_server.client.get("/readyz").json() == {"status": "ok"}
+    assert live_server.client.get("/readyz").json() == {"status": "ok", "reasons": []}
 
 
 def test_a_second_server_on_the_same_data_is_refused(live_server):
@@ -132,7 +132,8 @@ def test_a_page_past_the_end_is_empty(live_server, path):
 
 
 def _keys(server, *arguments):
-    return CliRunner().invoke(cli, ["keys", *arguments, "--data-dir", str(server.data_dir)])
+    environment = {"COSYFORGE_DATABASE_URL": database_url_for(server.data_dir.parent)}
+    return CliRunner().invoke(cli, ["keys", *arguments, "--data-dir", str(server.data_dir)], env=environment)
 
 
 def test_keys_are_made_listed_and_revoked_while_the_server_runs(live_server):

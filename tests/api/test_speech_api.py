@@ -2,14 +2,16 @@ import base64
 import io
 import json
 import socket
+import threading
 import time
 import wave
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from fakes import KEY, assert_error, output_of, wait_for
+from fakes import KEY, TONE_TIMINGS_MS, LiveServer, assert_error, output_of, wait_for, wav_header
 
 PATH = "/api/v1/services/audio/tts/SpeechSynthesizer"
 BASE = "cosyvoice-v3-flash"
@@ -51,6 +53,74 @@ def test_a_text_becomes_a_link_to_audio(live_server, model):
         assert sound.getnframes() == 2 * 2400, "a tenth of a second for each word"
 
 
+@pytest.mark.parametrize(
+    ("format", "media_type"),
+    [("wav", "audio/wav"), ("mp3", "audio/mpeg"), ("opus", "audio/ogg"), ("pcm", "application/octet-stream")],
+)
+def test_a_link_says_what_it_is_and_serves_parts(live_server, model, format, media_type):
+    url = output_of(live_server.speak(model, format=format))["audio"]["url"]
+    assert f".{format}?Expires=" in url
+    whole, head = httpx.get(url), httpx.head(url)
+    assert (whole.headers["content-type"], head.headers["content-type"]) == (media_type, media_type)
+    assert head.headers["content-length"] == str(len(whole.content))
+    part = httpx.get(url, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, whole.content[10:20])
+
+
+def test_a_link_that_was_changed_or_is_over_opens_nothing(live_server, model):
+    url = output_of(live_server.speak(model))["audio"]["url"]
+    assert httpx.get(url.replace("Expires=1", "Expires=2")).status_code == 403
+    assert httpx.get(url.replace(".wav", ".mp3")).status_code == 403
+
+
+def test_every_field_of_the_interface_is_taken(live_server, model):
+    answer = live_server.speak(
+        model,
+        "Hello.",
+        volume=70,
+        rate=1.2,
+        pitch=0.9,
+        bit_rate=64,
+        seed=7,
+        enable_ssml=False,
+        word_timestamp_enabled=True,
+        language_hints=["en"],
+        instruction="",
+        enable_aigc_tag=True,
+        aigc_propagator="us",
+        aigc_propagate_id="7",
+        hot_fix={"pronunciation": [{"草地": "cao3 di4"}], "replace": [{"a": "b"}]},
+        enable_markdown_filter=True,
+        something_newer=1,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def test_where_the_time_went_is_told_on_ask(live_server, model):
+    given = {"text": "one two", "voice": "default", "format": "pcm", "word_timestamp_enabled": True}
+    body = {"model": model, "input": given}
+    assert "x-cosyforge-trace" not in live_server.client.post(PATH, json=body).headers
+    answer = live_server.client.post(PATH, json=body, headers={"X-CosyForge-Trace": "enable"})
+    trace = json.loads(answer.headers["x-cosyforge-trace"])
+    assert {**trace["waterfall_ms"], "queue": 1.0} == TONE_TIMINGS_MS
+    assert (trace["resampled"], trace["rtf"]) == (1, pytest.approx(0.12))
+    (line,) = _speech_lines(live_server, answer.json()["request_id"])
+    assert (line["transport"], line["characters"], line["error_code"]) == ("http", 7, None)
+    assert line["waterfall_ms"] == trace["waterfall_ms"]
+
+
+def test_a_refusal_has_its_line_in_the_log(live_server, model):
+    answer = live_server.speak(model, voice="alto")
+    (line,) = _speech_lines(live_server, answer.json()["request_id"])
+    assert (line["model"], line["error_code"], line["characters"]) == (model, "InvalidParameter", 0)
+    assert line["error_message"] == "[tts:]Engine return error code: 418"
+
+
+def _speech_lines(server, request_id):
+    lines = [json.loads(line) for line in server.log().splitlines() if '"event": "speech"' in line]
+    return [line for line in lines if line["request_id"] == request_id]
+
+
 def test_tuning_fields_may_stand_beside_the_input(live_server, model):
     body = {
         "model": model,
@@ -80,6 +150,7 @@ def test_the_base_model_speaks_with_its_presets(live_server):
         ({"voice": None}, "Request voice is invalid!"),
         ({"voice": "longanyang"}, "[tts:]Engine return error code: 418"),
         ({"instruction": "Speak slowly."}, "[tts:]Engine return error code: 428"),
+        ({"hot_fix": {"replace": "a"}}, "hot_fix.replace must be a list"),
         ({"rate": 3}, "rate must be a number in [0.5, 2.0]"),
         ({"text": "字" * 10_001}, "20002 characters; at most 20000"),
         ({"text": "refuse"}, "not spoken here"),
@@ -160,11 +231,78 @@ class TestStreaming:
         assert [event["data"]["usage"]["characters"] for event in events] == [0, 0, 3, 3, 3, 6, 7]
         assert len({event["data"]["request_id"] for event in events}) == 1
 
+    def test_words_come_with_the_end_of_their_sentence(self, live_server, model):
+        events = _stream(live_server, model, "one two", format="pcm", word_timestamp_enabled=True)
+        ends = [event for event in events if event["data"]["output"].get("type") == "sentence-end"]
+        assert [event["data"]["output"]["sentence"] for event in ends] == [
+            {"index": 0, "words": [_word("one", 0)]},
+            {"index": 1, "words": [_word("two", 100)]},
+        ]
+
+    def test_where_the_time_went_is_told_on_ask_in_the_last_event(self, live_server, model):
+        given = {"text": "one", "voice": "default", "format": "pcm", "word_timestamp_enabled": True}
+        headers = {"X-DashScope-SSE": "enable", "X-CosyForge-Trace": "enable"}
+        answer = live_server.client.post(PATH, json={"model": model, "input": given}, headers=headers)
+        *_, last = [json.loads(line[5:]) for line in answer.text.splitlines() if line.startswith("data:")]
+        assert last["output"]["trace"]["waterfall_ms"]["vocoder"] == TONE_TIMINGS_MS["vocoder"]
+
     def test_an_error_in_the_middle_is_an_error_event_in_both_spellings(self, live_server, model):
         *_, last = _stream(live_server, model, "one refuse", format="pcm")
         assert (last["event"], last["status"], last["comments"]) == ("error", "400", [":HTTP_STATUS/400"])
         assert last["data"]["code"] == "InvalidParameter"
         assert "not spoken here" in last["data"]["message"]
+
+
+class TestSounds:
+    MARKUP = '<speak>one <soundEvent src="{}"/> two</speak>'
+
+    def test_an_address_in_our_own_network_is_refused(self, live_server, model):
+        markup = self.MARKUP.format("http://127.0.0.1/a.wav")
+        answer = live_server.speak(model, markup, enable_ssml=True)
+        assert_error(answer, 400, "InvalidParameter", "SSML line 1, column 12", "soundEvent")
+
+    def test_a_sound_that_may_be_had_is_fetched_and_forgotten(self, tmp_path):
+        sound = wav_header(3200, 16000) + bytes(3200)
+        asked = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked.append(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(sound)))
+                self.end_headers()
+                self.wfile.write(sound)
+
+            def log_message(self, *_):
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+            threading.Thread(target=web.serve_forever, daemon=True).start()
+            server = LiveServer(tmp_path, fetch_allow=f"127.0.0.1:{web.server_port}").start()
+            try:
+                markup = self.MARKUP.format(f"http://127.0.0.1:{web.server_port}/a.wav")
+                assert server.speak(BASE, markup, voice="alto", enable_ssml=True).status_code == 200
+                assert asked == ["/a.wav"]
+                assert list((server.data_dir / "sounds").iterdir()) == []
+            finally:
+                server.stop()
+                web.shutdown()
+
+
+def _word(text, begin_ms):
+    return {"text": text, "begin_index": 0, "end_index": 3, "begin_time": begin_ms, "end_time": begin_ms + 100}
+
+
+@pytest.mark.parametrize("sse", ["enable", "no"])
+def test_a_request_that_takes_too_long_is_given_up(tmp_path, sse):
+    server = LiveServer(tmp_path, request_timeout_s=1.5).start()
+    try:
+        wait_for(lambda: server.speak(BASE, voice="alto").status_code == 200, 120, "the model to be loaded")
+        body = {"model": BASE, "input": {"text": "one " + "slow " * 50, "voice": "alto", "format": "pcm"}}
+        answer = server.client.post(PATH, json=body, headers={"X-DashScope-SSE": sse})
+        assert "RequestTimeOut" in answer.text
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -1,7 +1,7 @@
 import pytest
 
-from cosyforge.api.speech import fix_wav_sizes
-from cosyforge.api.speech_parameters import check_voice, is_ssml, parse_parameters
+from cosyforge.api.speech_parameters import check_length, is_ssml, parse_parameters, resolve_voice
+from cosyforge.api.wav_sizes import fix_wav_sizes
 from cosyforge.errors import InvalidParameter
 from fakes import wav_header
 
@@ -79,36 +79,108 @@ def test_a_voice_is_needed(voice):
 
 
 class TestVoices:
-    base_voices = frozenset({"alto"})
+    base_voices = {"alto": "alto", "longanhuan": "alto"}  # noqa: RUF012
 
-    def _check(self, *, is_base, **values):
-        check_voice(_parse(**values), is_base=is_base, base_voices=set(self.base_voices))
+    def _resolve(self, *, is_base, **values):
+        return resolve_voice(_parse(**values), self.base_voices if is_base else None).voice
 
     def test_a_tuned_model_has_the_default_voice_alone(self):
-        self._check(is_base=False)
+        assert self._resolve(is_base=False) == "default"
         with pytest.raises(InvalidParameter, match="418"):
-            self._check(is_base=False, voice="alto")
+            self._resolve(is_base=False, voice="alto")
 
     def test_the_base_has_its_presets_alone(self):
-        self._check(is_base=True, voice="alto")
+        assert self._resolve(is_base=True, voice="alto") == "alto"
         with pytest.raises(InvalidParameter, match="418"):
-            self._check(is_base=True)
+            self._resolve(is_base=True)
+
+    def test_another_id_of_a_preset_becomes_its_name(self):
+        assert self._resolve(is_base=True, voice="longanhuan") == "alto"
 
     def test_a_tuned_model_takes_no_instruction_but_an_empty_one_is_none(self):
-        self._check(is_base=False, instruction="")
+        self._resolve(is_base=False, instruction="")
         with pytest.raises(InvalidParameter, match="428"):
-            self._check(is_base=False, instruction="Speak slowly.")
+            self._resolve(is_base=False, instruction="Speak slowly.")
 
     def test_the_base_takes_an_instruction_of_at_most_100_characters(self):
-        self._check(is_base=True, voice="alto", instruction="慢" * 50)
+        self._resolve(is_base=True, voice="alto", instruction="慢" * 50)
         with pytest.raises(InvalidParameter, match="428"):
-            self._check(is_base=True, voice="alto", instruction="慢" * 51)
+            self._resolve(is_base=True, voice="alto", instruction="慢" * 51)
+
+
+class TestHotFix:
+    def test_readings_and_replacements_become_pairs(self):
+        fix = {"pronunciation": [{"草地": "cao3 di4"}, {"重": "chong2", "行": "hang2"}], "replace": [{"a": "b"}]}
+        request = _parse(hot_fix=fix)
+        assert request.pronunciations == (("草地", "cao3 di4"), ("重", "chong2"), ("行", "hang2"))
+        assert request.replacements == (("a", "b"),)
+
+    @pytest.mark.parametrize("fix", [None, {}, {"pronunciation": None}, {"replace": []}])
+    def test_none_is_none(self, fix):
+        assert (_parse(hot_fix=fix).pronunciations, _parse(hot_fix=fix).replacements) == ((), ())
+
+    @pytest.mark.parametrize(
+        ("fix", "name"),
+        [
+            ([], "hot_fix"),
+            ("a", "hot_fix"),
+            ({"pronunciation": {"a": "b"}}, "hot_fix.pronunciation"),
+            ({"replace": [{"a": "b"}, {}]}, r"hot_fix.replace\[1\]"),
+            ({"replace": ["a"]}, r"hot_fix.replace\[0\]"),
+            ({"pronunciation": [{"a": 1}]}, r"hot_fix.pronunciation\[0\]"),
+            ({"pronunciation": [{"a": " "}]}, r"hot_fix.pronunciation\[0\]"),
+            ({"replace": [{"a": "b"}] * 1001}, "1001 entries; at most 1000"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, fix, name):
+        with pytest.raises(InvalidParameter, match=name):
+            _parse(hot_fix=fix)
+
+
+class TestAigc:
+    def _parse(self, **values):
+        return dict(parse_parameters({"voice": "v", **values}, request_id="r-1", streaming=True, account="llm-1").aigc)
+
+    def test_without_the_tag_there_is_no_mark(self):
+        assert self._parse(aigc_propagator="us", aigc_propagate_id="7") == {}
+
+    def test_the_mark_names_the_caller_and_the_request_unless_told_otherwise(self):
+        mark = self._parse(enable_aigc_tag=True)
+        assert mark["Label"] == "1"
+        assert (mark["ContentPropagator"], mark["PropagateID"], mark["ProduceID"]) == ("llm-1", "r-1", "r-1")
+        mark = self._parse(enable_aigc_tag=True, aigc_propagator="us", aigc_propagate_id="7")
+        assert (mark["ContentPropagator"], mark["PropagateID"], mark["ProduceID"]) == ("us", "7", "r-1")
+
+    @pytest.mark.parametrize("name", ["aigc_propagator", "aigc_propagate_id"])
+    @pytest.mark.parametrize("value", [7, "x" * 1025])
+    def test_its_fields_are_short_texts(self, name, value):
+        with pytest.raises(InvalidParameter, match=name):
+            self._parse(enable_aigc_tag=True, **{name: value})
+
+
+def test_switches_reach_the_request():
+    request = _parse(word_timestamp_enabled=True, enable_markdown_filter=True)
+    assert (request.word_timestamps, request.markdown_filter) == (True, True)
+    assert (_parse().word_timestamps, _parse().markdown_filter) == (False, False)
+
+
+@pytest.mark.parametrize("name", ["word_timestamp_enabled", "enable_markdown_filter", "enable_aigc_tag"])
+def test_switches_are_true_or_false(name):
+    with pytest.raises(InvalidParameter, match=name):
+        _parse(**{name: "yes"})
+
+
+def test_the_limit_of_a_text_is_named():
+    check_length(20_000)
+    with pytest.raises(InvalidParameter, match="20001 characters; at most 20000"):
+        check_length(20_001)
 
 
 def test_text_without_markup_is_plain_even_with_ssml_on():
     assert is_ssml(" <speak>hi</speak>", True)
     assert not is_ssml("a < b & c", True)
     assert not is_ssml("<speak>hi</speak>", False)
+    assert not is_ssml("<speakers> are loud", True)
 
 
 def test_a_streamed_wav_gets_its_true_sizes(tmp_path):

@@ -1,6 +1,5 @@
-"""The official Python SDK, unchanged, against a live server."""
+"""The official Python SDK, unchanged, against a live server: management; `test_sdk_speech.py` has what it speaks with."""
 
-import httpx
 import pytest
 
 from fakes import HYPER_PARAMETERS, KEY, make_package, wait_for
@@ -102,41 +101,6 @@ def test_deployments(model, live_server, template):
         return dashscope.Deployments.get(created.deployed_model).status_code == 404
 
     wait_for(is_gone, 60, "the deployment to be gone")
-
-
-class TestSpeech:
-    @pytest.fixture(scope="class")
-    def deployed(self, model, live_server):
-        live_server.deploy(model)
-        live_server.wait_for_deployment(model, "RUNNING")
-        return model
-
-    def _call(self, deployed, text="There is a large garden behind my house.", **options):
-        from dashscope.audio.http_tts import HttpSpeechSynthesizer
-
-        return HttpSpeechSynthesizer.call(model=deployed, text=text, voice="default", **options)
-
-    def test_plain(self, deployed):
-        result = self._call(deployed)
-        assert result.status_code == 200
-        assert result.audio_id == f"audio_{result.request_id}"
-        assert httpx.get(result.audio_url).content[:4] == b"RIFF"
-        assert result.usage["characters"] == 40
-
-    def test_streaming(self, deployed):
-        *pieces, last = self._call(deployed, audio_format="pcm", stream=True)
-        assert len(pieces) == 8, "one for each word"
-        assert b"".join(piece.audio_data for piece in pieces) == last.audio_data
-        assert httpx.get(last.audio_url).content == last.audio_data
-
-    def test_errors(self, deployed):
-        from dashscope.audio.http_tts import HttpSpeechSynthesizer
-
-        result = HttpSpeechSynthesizer.call(model=deployed, text="hello", voice="longanyang")
-        assert (result.status_code, result.code) == (400, "InvalidParameter")
-        assert result.message == "[tts:]Engine return error code: 418"
-        with pytest.raises(RuntimeError, match="400"):
-            list(self._call(deployed, "one refuse", audio_format="pcm", stream=True))
 
 
 def test_a_wrong_key_is_told(monkeypatch):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from cosyforge import errors
@@ -25,9 +27,63 @@ _WIRE: dict[type[errors.PlatformError], tuple[int, str]] = {
     errors.UnsupportedOperation: (400, "UnsupportedOperation"),
     errors.NotReady: (400, "InvalidParameter"),
     errors.Throttled: (429, "Throttling.RateQuota"),
+    errors.ShuttingDown: (503, "ServiceUnavailable"),
     errors.Internal: (500, "InternalError"),
     errors.PlatformError: (500, "InternalError"),
 }
+
+OPENAI_PREFIXES = ("/compatible-mode/", "/v1/")
+"""Below these, errors have the shape that OpenAI's clients read."""
+
+_OPENAI_TYPE = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ErrorBody(BaseModel):
+    """Every error."""
+
+    request_id: str
+    code: str
+    message: str
+
+
+class OpenAIError(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIErrorBody(BaseModel):
+    """Every error of the routes for OpenAI's clients."""
+
+    error: OpenAIError
+    request_id: str
+
+
+_MEANING = {
+    400: "A parameter or the state of things does not allow it",
+    401: "No key, or one that is not valid",
+    403: "Not for this caller",
+    404: "Not there, or not yours",
+    405: "Not with this method",
+    409: "The name is taken",
+    429: "Too many requests; Retry-After says when to come back",
+    500: "Our fault",
+    503: "The server is stopping",
+}
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": meaning} for status, meaning in _MEANING.items()
+}
+"""What any route may answer besides its success; `create_app` documents it for every router, so that no route has to.
+
+A route with a status of its own says so by `responses=` of its decorator, which adds to these.
+"""
+
+OPENAI_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": OpenAIErrorBody, "description": meaning} for status, meaning in _MEANING.items()
+}
+"""The same for a router of OpenAI's: give it to the router itself, `APIRouter(responses=OPENAI_ERROR_RESPONSES)`."""
 
 
 def wire_error(error: errors.PlatformError) -> tuple[int, str]:
@@ -60,15 +116,26 @@ def server_sent_event(number: int, kind: str, status: int, body: dict[str, Any])
 
 def error_response(request: Request, error: errors.PlatformError) -> JSONResponse:
     status, code = wire_error(error)
-    return JSONResponse(
-        error_body(request.state.request_id, code, error.message), status, _retry_headers(status, error)
-    )
+    return _error_json(request, status, code, error.message, _retry_headers(status, error), error.fields.get("param"))
+
+
+def _error_json(
+    request: Request, status: int, code: str, message: str, headers: dict[str, str], param: object = None
+) -> JSONResponse:
+    request_id = request.state.request_id
+    if not request.url.path.startswith(OPENAI_PREFIXES):
+        return JSONResponse(error_body(request_id, code, message), status, headers)
+    kind = _OPENAI_TYPE.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": error, "request_id": request_id}, status, headers)
 
 
 def _retry_headers(status: int, error: errors.PlatformError) -> dict[str, str]:
-    """Clients repeat 409, 429 and 500 by themselves, also a POST: tell them when that cannot help."""
-    if status == 429:
-        return {"retry-after": "1"}
+    """Clients repeat 409, 429, 500 and 503 by themselves, also a POST: tell them when to, and when it cannot help."""
+    if status in (429, 503):
+        wait_s = error.fields.get("retry_after_s", 1)
+        assert isinstance(wait_s, int | float)
+        return {"retry-after": str(max(1, math.ceil(wait_s)))}
     is_hopeless = status == 409 or (status == 500 and not error.fields.get("is_temporary"))
     return {"x-should-retry": "false"} if is_hopeless else {}
 
@@ -88,8 +155,9 @@ async def _platform_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problems = "; ".join(_problem(details["loc"], details["msg"]) for details in error.errors())
-    return error_response(request, errors.InvalidParameter(problems))
+    found = error.errors()
+    problems = "; ".join(_problem(details["loc"], details["msg"]) for details in found)
+    return error_response(request, errors.InvalidParameter(problems, param=str(found[0]["loc"][-1])))
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:
@@ -106,5 +174,4 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         return error_response(request, errors.NotFound())
     code = "MethodNotAllowed" if error.status_code == 405 else "InvalidParameter"
-    body = error_body(request.state.request_id, code, str(error.detail))
-    return JSONResponse(body, error.status_code, error.headers)
+    return _error_json(request, error.status_code, code, str(error.detail), dict(error.headers or {}))
