@@ -6,10 +6,11 @@ from decimal import Decimal
 import pytest
 
 from cosyforge.billing.characters import count_characters
-from cosyforge.billing.ledger import add_unit_mark, add_usage, deployment_usage_of, unit_seconds
+from cosyforge.billing.ledger import add_unit_mark, add_usage, deployment_usage_of
 from cosyforge.billing.meter import Meter
 from cosyforge.billing.tariff import Tariff, money, training_tokens
-from cosyforge.store.database import Database
+from cosyforge.billing.usage import unit_seconds
+from fakes import make_database
 
 TARIFF = Tariff(Decimal("0.2"), Decimal("1.0"), {"MU5": Decimal("20"), "MU2": Decimal("80")})
 T0 = datetime(2026, 5, 27, 9, 0, tzinfo=UTC)
@@ -50,8 +51,7 @@ class TestDeployments:
         assert unit_seconds([], T0) == 0
 
     def test_a_name_used_again_is_another_deployment(self, tmp_path):
-        database = Database(tmp_path / "cosyforge.db")
-        database.upgrade()
+        database = make_database(tmp_path)
         with database.transaction() as connection:
             for deployment_id, units, at in [("one", 1, 0), ("one", 0, 10), ("two", 8, 20), ("two", 0, 25)]:
                 spec = "MU5" if deployment_id == "one" else "MU2"
@@ -70,8 +70,7 @@ class TestDeployments:
 
 
 def test_a_workspace_pays_for_what_it_used_and_for_nothing_else(tmp_path):
-    database = Database(tmp_path / "cosyforge.db")
-    database.upgrade()
+    database = make_database(tmp_path)
     with database.transaction() as connection:
         for workspace, kind, subject, model, quantity in [
             ("mine", "tokens", "ft-1", "base", 99_406),

@@ -1,10 +1,11 @@
 import hashlib
 import os
+import shutil
 import stat
 
 import pytest
 
-from cosyforge.errors import AccessDenied, NotFound
+from cosyforge.errors import AccessDenied, NotFound, OutOfSpace
 from cosyforge.store.artifacts import LocalArtifacts, SignedLinks, load_secret, new_artifact
 
 
@@ -74,6 +75,61 @@ def test_old_results_can_be_deleted(artifacts):
     os.utime(artifacts.local_path("results/old.wav"), (1000, 1000))
     assert artifacts.delete_older_than("results", 2000) == 1
     assert artifacts.local_path("results/new.wav").is_file()
+
+
+def test_finished_bytes_can_be_committed_later(artifacts, tmp_path):
+    writer = artifacts.create()
+    writer.write(b"bytes")
+    writer.finish()
+    assert list(artifacts.keys("files")) == []
+    writer.commit("files/a")
+    writer.discard()
+    assert artifacts.local_path("files/a").read_bytes() == b"bytes"
+
+
+def test_keys_are_listed_below_their_prefix_alone(artifacts):
+    for key in ["files/a", "files/deep/b", "results/c.wav"]:
+        _put(artifacts, key, b"x")
+    artifacts.create().write(b"half")
+    assert sorted(artifacts.keys("files")) == ["files/a", "files/deep/b"]
+    assert list(artifacts.keys("nothing")) == []
+
+
+def test_so_much_of_the_disk_stays_free(tmp_path, monkeypatch):
+    artifacts = LocalArtifacts(tmp_path / "artifacts", min_free_bytes=1000)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("cosyforge.store.artifacts.shutil.disk_usage", lambda path: usage._replace(free=999))
+    with pytest.raises(OutOfSpace, match="Out of space"), new_artifact(artifacts) as writer:
+        writer.write(b"x")
+    assert _all_files(tmp_path) == []
+
+
+def test_room_is_looked_for_again_while_a_large_file_comes(tmp_path, monkeypatch):
+    artifacts = LocalArtifacts(tmp_path / "artifacts", min_free_bytes=1000)
+    usage = shutil.disk_usage(tmp_path)
+    free = iter([usage.free, 10])
+    monkeypatch.setattr("cosyforge.store.artifacts.shutil.disk_usage", lambda path: usage._replace(free=next(free)))
+    with new_artifact(artifacts) as writer:
+        for _ in range(8):
+            writer.write(bytes(1 << 20))
+        with pytest.raises(OutOfSpace):
+            writer.write(b"x")
+    assert writer.size == 8 << 20
+    assert _all_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("act", ["write", "finish", "commit"])
+def test_a_full_disk_is_out_of_space_and_leaves_nothing(artifacts, tmp_path, act):
+    """/dev/full refuses every byte, as a full disk does; small writes show it at the flush."""
+    with new_artifact(artifacts) as writer:
+        writer._file.close()
+        writer._file = open("/dev/full", "wb")  # noqa: SIM115 - closed with the writer
+        if act != "write":
+            writer.write(b"x")
+        arguments = {"write": [bytes(1 << 20)], "finish": [], "commit": ["files/a"]}[act]
+        with pytest.raises(OutOfSpace, match="no room left"):
+            getattr(writer, act)(*arguments)
+    assert _all_files(tmp_path) == []
 
 
 class TestSignedLinks:

@@ -1,21 +1,24 @@
-"""The append-only record of what was used, and its sums.
+"""The append-only record of what was used: the statements that add to it and read it.
 
 Training and synthesis write an amount once. Deployments write marks: from this moment on, so many model units. What was
-used is the area under those steps, so a scale splits the bill by itself and nothing is ever corrected in place.
+used is the area under those steps, so a scale splits the bill by itself and nothing is ever corrected in place; the
+database refuses to change or delete a row (migration 0004). The sums are in `usage.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
 
-from sqlalchemy import Connection, insert, select
-from sqlalchemy.engine import Row
+import structlog
+from sqlalchemy import ColumnElement, Connection, Table, func, insert, select, true
 
+from cosyforge.billing.usage import UnitSegment, segments_of, sum_unit_seconds
 from cosyforge.store.tables import unit_marks, usage_entries
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,15 @@ class UsageEntry:
 
 
 @dataclass(frozen=True)
+class CharacterSum:
+    """What one model has spoken."""
+
+    model: str
+    characters: int
+    num_requests: int
+
+
+@dataclass(frozen=True)
 class DeploymentUsage:
     """Model units times seconds of one deployment, from RUNNING to its deletion or now."""
 
@@ -43,14 +55,51 @@ class DeploymentUsage:
     units_now: int
 
 
+@dataclass(frozen=True)
+class Period:
+    """From `start` (None: ever) up to, not including, `end` (None: no end). What still runs has run until `now`."""
+
+    now: datetime
+    start: datetime | None = None
+    end: datetime | None = None
+
+    @property
+    def until(self) -> datetime:
+        """Where that which runs is cut."""
+        return self.now if self.end is None else min(self.end, self.now)
+
+    def of(self, table: Table) -> ColumnElement[bool]:
+        """The rows of this period."""
+        condition: ColumnElement[bool] = true()
+        if self.start is not None:
+            condition &= table.c.at >= self.start
+        return condition if self.end is None else condition & (table.c.at < self.end)
+
+
+# ---- adding
+
+
 def add_usage(
     connection: Connection, *, workspace_id: str, kind: str, subject: str, model: str, quantity: int, now: datetime
-) -> None:
+) -> bool:
+    """Write down an amount; False when this subject was billed before, which then stands. Call it in a transaction.
+
+    subject: unique among all that this workspace is ever billed for: an id that we made, never one that a client chose
+    """
+    assert quantity >= 0
+    same = (usage_entries.c.workspace_id == workspace_id) & (usage_entries.c.kind == kind)
+    earlier = connection.execute(
+        select(usage_entries.c.quantity).where(same, usage_entries.c.subject == subject)
+    ).scalar()
+    if earlier is not None:
+        _log.warning("billed_already", kind=kind, subject=subject, quantity=earlier, refused_quantity=quantity)
+        return False
     connection.execute(
         insert(usage_entries).values(
             workspace_id=workspace_id, kind=kind, subject=subject, model=model, quantity=quantity, at=now
         )
     )
+    return True
 
 
 def add_unit_mark(
@@ -64,7 +113,12 @@ def add_unit_mark(
     reason: str,
     now: datetime,
 ) -> None:
-    """From now on this deployment uses so many model units."""
+    """From now on this deployment uses so many model units. Call it in a transaction.
+
+    A mark is never before the last one of its deployment, whatever the clock says: no second is counted twice.
+    """
+    assert units >= 0
+    last_at = last_mark_at(connection, deployment_id)
     connection.execute(
         insert(unit_marks).values(
             workspace_id=workspace_id,
@@ -73,9 +127,12 @@ def add_unit_mark(
             model_unit_spec=model_unit_spec,
             units=units,
             reason=reason,
-            at=now,
+            at=now if last_at is None else max(now, last_at),
         )
     )
+
+
+# ---- reading
 
 
 def last_mark_at(connection: Connection, deployment_id: str) -> datetime | None:
@@ -83,43 +140,66 @@ def last_mark_at(connection: Connection, deployment_id: str) -> datetime | None:
     return connection.execute(statement.order_by(unit_marks.c.mark_id.desc()).limit(1)).scalar()
 
 
-def usage_entries_of(connection: Connection, workspace_id: str) -> list[UsageEntry]:
-    statement = select(usage_entries).where(usage_entries.c.workspace_id == workspace_id)
-    rows = connection.execute(statement.order_by(usage_entries.c.entry_id))
-    return [UsageEntry(**row._mapping) for row in rows]
+def token_entries_of(connection: Connection, workspace_id: str, period: Period) -> list[UsageEntry]:
+    """The bills of training, the oldest first."""
+    mine = (usage_entries.c.workspace_id == workspace_id) & (usage_entries.c.kind == "tokens")
+    statement = select(usage_entries).where(mine, period.of(usage_entries)).order_by(usage_entries.c.entry_id)
+    return [UsageEntry(**row._mapping) for row in connection.execute(statement)]
 
 
-def deployment_usage_of(connection: Connection, workspace_id: str, now: datetime) -> list[DeploymentUsage]:
-    """Every deployment that was ever billed, the oldest first."""
-    statement = select(unit_marks).where(unit_marks.c.workspace_id == workspace_id).order_by(unit_marks.c.mark_id)
-    rows = sorted(connection.execute(statement), key=lambda row: str(row.deployment_id))
-    usages = [_deployment_usage(list(marks), now) for _, marks in groupby(rows, key=lambda row: row.deployment_id)]
+def character_sums_of(connection: Connection, workspace_id: str, period: Period) -> list[CharacterSum]:
+    """What was spoken, by model; the database adds up, as there may be millions of requests."""
+    mine = (usage_entries.c.workspace_id == workspace_id) & (usage_entries.c.kind == "characters")
+    statement = (
+        select(usage_entries.c.model, func.sum(usage_entries.c.quantity), func.count())
+        .where(mine, period.of(usage_entries))
+        .group_by(usage_entries.c.model)
+    )
+    rows = sorted(tuple(row) for row in connection.execute(statement))
+    # the sum of 64-bit numbers is a Decimal on PostgreSQL
+    return [CharacterSum(model, int(quantity), number) for model, quantity, number in rows]
+
+
+def next_spoken_at(connection: Connection, workspace_id: str, period: Period) -> datetime | None:
+    """The first moment of a period at which something was spoken."""
+    mine = (usage_entries.c.workspace_id == workspace_id) & (usage_entries.c.kind == "characters")
+    statement = select(usage_entries.c.at).where(mine, period.of(usage_entries)).order_by(usage_entries.c.at).limit(1)
+    return connection.execute(statement).scalar()
+
+
+def unit_segments_of(connection: Connection, workspace_id: str, period: Period) -> list[UnitSegment]:
+    """The steps of every deployment within a period, also those to nothing; the last one of each ends with it."""
+    # <=: what began just now is shown, with no seconds yet
+    statement = select(unit_marks).where(unit_marks.c.workspace_id == workspace_id, unit_marks.c.at <= period.until)
+    rows = connection.execute(statement.order_by(unit_marks.c.deployment_id, unit_marks.c.mark_id))
+    segments: list[UnitSegment] = []
+    for _, marks in groupby(rows, key=lambda row: str(row.deployment_id)):
+        segments += segments_of(marks, period.until)
+    if period.start is None:
+        return segments
+    return [clipped for segment in segments if (clipped := segment.since(period.start)) is not None]
+
+
+def deployment_usage_of(
+    connection: Connection, workspace_id: str, now: datetime, period: Period | None = None
+) -> list[DeploymentUsage]:
+    """Every deployment that was billed in a period (None: until now), the oldest first."""
+    segments = unit_segments_of(connection, workspace_id, period or Period(now))
+    usages = []
+    for _, group in groupby(segments, key=lambda segment: segment.deployment_id):
+        own = list(group)
+        if used := [segment for segment in own if segment.units]:
+            usages.append(_deployment_usage(used, own[-1].units))
     return sorted(usages, key=lambda usage: usage.started_at)
 
 
-def _deployment_usage(marks: list[Row[tuple[object, ...]]], now: datetime) -> DeploymentUsage:
-    first, last = marks[0], marks[-1]
-    seconds = unit_seconds(((mark.at, mark.units) for mark in marks), now)
+def _deployment_usage(used: list[UnitSegment], units_now: int) -> DeploymentUsage:
+    first = used[0]
     return DeploymentUsage(
-        first.deployment_id, last.deployed_model, last.model_unit_spec, seconds, first.at, last.units
+        first.deployment_id,
+        first.deployed_model,
+        first.model_unit_spec,
+        sum_unit_seconds(used),
+        first.start,
+        units_now,
     )
-
-
-def unit_seconds(steps: Iterable[tuple[datetime, int]], now: datetime) -> Decimal:
-    """The area under a step function of model units.
-
-    steps: (moment, units from then on) in order
-    """
-    total = Decimal(0)
-    units, since = 0, None
-    for at, next_units in [*steps, (now, 0)]:
-        if since is not None:
-            total += units * seconds_between(since, at)
-        units, since = next_units, at
-    return total
-
-
-def seconds_between(start: datetime, end: datetime) -> Decimal:
-    """Exact to the microsecond."""
-    delta = end - start
-    return Decimal(delta.days * 86400 + delta.seconds) + Decimal(delta.microseconds) / 1_000_000

@@ -6,6 +6,7 @@ while reading, and the target appears complete or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -69,6 +71,19 @@ def unpack(package: Path, directory: Path, limits: PackageLimits | None = None) 
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return directory
+
+
+@contextlib.contextmanager
+def opened(
+    package: Path, limits: PackageLimits | None = None
+) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    """The archive, and the entries that `unpack` would extract by the path that they would get; nothing is written.
+
+    Raises: InvalidDataset with every bad entry
+    """
+    with _open(package) as archive:
+        entries = _wanted_entries(archive, package.stat().st_size, limits or PackageLimits())
+        yield archive, {str(entry.path): entry.info for entry in entries}
 
 
 def _open(package: Path) -> zipfile.ZipFile:

@@ -87,7 +87,7 @@ def inspect_package(root: Path) -> tuple[list[Clip], Report]:
             clips.append(clip)
     problems += _unreferenced(root, {sample.path for sample in samples})
     total_seconds = sum(clip.duration_s for clip in clips)
-    problems += _volume_problems(len(clips), total_seconds)
+    problems += volume_problems(len(clips), total_seconds)
     problems.sort(key=lambda problem: (problem.line is None, problem.line or 0))
     return clips, Report(tuple(problems), len(clips), total_seconds)
 
@@ -148,7 +148,7 @@ def _audio_problems(samples: npt.NDArray[np.float32], rate_hz: int, duration_s: 
     if rate_hz < MIN_SAMPLE_RATE_HZ:
         found = f"has a sample rate of {rate_hz} Hz, below {MIN_SAMPLE_RATE_HZ} Hz"
         yield ERROR, "low-sample-rate", found, "record or export at 16 kHz or more; resampling up does not help"
-    yield from _duration_problems(duration_s)
+    yield from duration_findings(duration_s)
     if not len(samples):
         return
     if not np.isfinite(samples).all():
@@ -167,7 +167,7 @@ def _audio_problems(samples: npt.NDArray[np.float32], rate_hz: int, duration_s: 
         yield WARNING, "clipped", found, "record it again at a lower level; the distortion is learned"
 
 
-def _duration_problems(duration_s: float) -> Iterator[_Finding]:
+def duration_findings(duration_s: float) -> Iterator[_Finding]:
     shortest_s, longest_s = RECOMMENDED_CLIP_S
     if duration_s < MIN_CLIP_S:
         yield ERROR, "too-short", f"lasts {duration_s:.2f} s, less than {MIN_CLIP_S:g} s", "join it with the next clip"
@@ -217,7 +217,7 @@ def _unreferenced(root: Path, used: set[Path]) -> Iterator[Problem]:
             yield Problem(WARNING, "unreferenced", found, "add a line for it, or leave it out", file=name)
 
 
-def _volume_problems(num_clips: int, total_seconds: float) -> Iterator[Problem]:
+def volume_problems(num_clips: int, total_seconds: float) -> Iterator[Problem]:
     least_s, most_s = RECOMMENDED_TOTAL_S
     if num_clips < RECOMMENDED_CLIPS:
         found = f"holds {num_clips} usable clips; at least {RECOMMENDED_CLIPS} are recommended"

@@ -6,21 +6,23 @@ Keys are relative paths such as `results/20260527/ID.wav`. Nobody outside this m
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import hmac
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from cosyforge.errors import AccessDenied, NotFound
+from cosyforge.errors import AccessDenied, NotFound, OutOfSpace
 
+_CHECK_SPACE_EVERY_BYTES = 8 << 20
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
@@ -43,6 +45,8 @@ class ArtifactWriter(Protocol):
 
     def flush(self) -> None: ...
 
+    def finish(self) -> None: ...
+
     def commit(self, key: str) -> None: ...
 
     def discard(self) -> None: ...
@@ -55,6 +59,8 @@ class ArtifactStore(Protocol):
 
     def local_path(self, key: str) -> Path: ...
 
+    def keys(self, prefix: str) -> Iterator[str]: ...
+
     def copy(self, key: str, new_key: str) -> None: ...
 
     def delete(self, key: str) -> None: ...
@@ -63,17 +69,21 @@ class ArtifactStore(Protocol):
 
 
 class LocalArtifacts:
-    """Artifacts as files below one directory; a commit is one rename on the same file system."""
+    """Artifacts as files below one directory; a commit is one rename on the same file system.
 
-    def __init__(self, root: Path) -> None:
+    min_free_bytes: so much of the disk stays free; who writes beyond it gets OutOfSpace
+    """
+
+    def __init__(self, root: Path, min_free_bytes: int = 0) -> None:
         self._root = root
+        self._min_free_bytes = min_free_bytes
         self._staging = root / ".staging"
         # a server that was killed may have left half an upload
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
 
     def create(self) -> LocalArtifactWriter:
-        return LocalArtifactWriter(self._staging / secrets.token_hex(16), self._path)
+        return LocalArtifactWriter(self._staging / secrets.token_hex(16), self._path, self._require_space)
 
     def local_path(self, key: str) -> Path:
         """The file of an artifact.
@@ -84,6 +94,12 @@ class LocalArtifacts:
         if not path.is_file():
             raise NotFound(f"There is no artifact {key}.")
         return path
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """The artifacts below a prefix."""
+        for path in self._path(prefix).rglob("*"):
+            if path.is_file():
+                yield path.relative_to(self._root).as_posix()
 
     def copy(self, key: str, new_key: str) -> None:
         """Give the same bytes a second name with a life of its own (a hard link: no bytes move).
@@ -105,6 +121,12 @@ class LocalArtifacts:
             path.unlink(missing_ok=True)
         return len(old)
 
+    def _require_space(self) -> None:
+        usage = shutil.disk_usage(self._root)
+        if usage.free < self._min_free_bytes:
+            limit = usage.total - self._min_free_bytes
+            raise OutOfSpace(f"Out of space, {usage.total - usage.free} B of {limit} B storage space has been used.")
+
     def _path(self, key: str) -> Path:
         if not _KEY.fullmatch(key):
             raise NotFound(f"There is no artifact {key!r}.")
@@ -112,15 +134,17 @@ class LocalArtifacts:
 
 
 class LocalArtifactWriter:
-    """Counts and hashes while it writes."""
+    """Counts and hashes while it writes. A full disk is OutOfSpace, wherever it shows."""
 
-    def __init__(self, path: Path, resolve: Resolve) -> None:
+    def __init__(self, path: Path, resolve: Resolve, require_space: Callable[[], None]) -> None:
         self._path = path
         self._resolve = resolve
-        self._file = open(path, "xb")  # noqa: SIM115 - closed by commit or discard
+        self._require_space = require_space
+        self._file = open(path, "xb")  # noqa: SIM115 - closed by finish or discard
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._sha256 = hashlib.sha256()
         self._size = 0
+        self._space_checked_at = 0
 
     @property
     def size(self) -> int:
@@ -140,27 +164,57 @@ class LocalArtifactWriter:
         return self._path
 
     def write(self, piece: bytes) -> None:
-        self._file.write(piece)
+        """Raises: OutOfSpace"""
+        if self._size >= self._space_checked_at:
+            self._require_space()
+            self._space_checked_at = self._size + _CHECK_SPACE_EVERY_BYTES
+        with _space_errors():
+            self._file.write(piece)
         self._md5.update(piece)
         self._sha256.update(piece)
         self._size += len(piece)
 
     def flush(self) -> None:
-        self._file.flush()
+        with _space_errors():
+            self._file.flush()
+
+    def finish(self) -> None:
+        """Bring the bytes to the disk, where a power cut cannot reach them; nothing more is written.
+
+        Raises: OutOfSpace
+        """
+        if not self._file.closed:
+            with _space_errors():
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
 
     def commit(self, key: str) -> None:
-        """Make the artifact visible under its key, whole or not at all."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Make the artifact visible under its key, whole or not at all.
+
+        Raises: OutOfSpace
+        """
+        self.finish()
         target = self._resolve(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self._path, target)
+        with _space_errors():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._path, target)
 
     def discard(self) -> None:
         """Leave nothing behind; harmless after `commit`."""
-        self._file.close()
+        with suppress(OSError):  # closing writes the rest, for which a full disk has no room
+            self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _space_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpace() from error
+        raise
 
 
 class Resolve(Protocol):
