@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from suites import assert_passes
 
 
 @pytest.mark.parametrize("folder", ["store", "billing", "compat"])
-def test_the_same_suite_passes(folder: str, postgres_url: str, tmp_path: Path) -> None:
-    assert_passes(folder, postgres_url, tmp_path)
+def test_the_same_suite_passes(folder: str, postgres_url: str) -> None:
+    assert_passes(folder, postgres_url)

@@ -1,8 +1,10 @@
 """Real speech of the built-in model: no clicks, pitch and rate that do what they say, words where they are heard."""
 
+import io
 from dataclasses import replace
 from itertools import pairwise
 
+import av
 import numpy as np
 import pytest
 
@@ -26,8 +28,12 @@ SSML = (
 
 
 @pytest.fixture(scope="module")
-def spoken() -> list[AudioChunk]:
-    engine = Engine(builtin_model_directory())
+def engine() -> Engine:
+    return Engine(builtin_model_directory())
+
+
+@pytest.fixture(scope="module")
+def spoken(engine) -> list[AudioChunk]:
     return list(engine.synthesize(REQUEST, [SSML]))
 
 
@@ -110,3 +116,31 @@ def test_the_sentences_pass_their_checks(spoken):
     assert spoken[-1].report["failed_checks"] == spoken[-1].report["warnings"] == []
     assert spoken[-1].report["resampled"] in (0, 1, 2)
     assert set(spoken[-1].timings_ms) == {"queue", "text", "first_token", "lm", "flow", "vocoder", "encode", "total"}
+
+
+def as_players_hear(data: bytes) -> np.ndarray:
+    """Decoded at 24 kHz; what the file says of delay and filling is heeded."""
+    with av.open(io.BytesIO(data)) as container:
+        resampler = av.AudioResampler("fltp", "mono", RATE_HZ)
+        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+        return np.concatenate([out.to_ndarray()[0] for out in [*frames, *resampler.resample(None)]])
+
+
+@pytest.mark.parametrize("format", ["wav", "mp3", "opus"])
+def test_a_streamed_file_is_the_whole_file_and_the_speech_itself(engine, format):
+    request = replace(REQUEST, format=format, enable_ssml=False, word_timestamps=False, bit_rate_kbps=64)
+    text = "The train leaves at seven. Bring your coat."
+    whole, streamed, plain = (
+        b"".join(chunk.audio for chunk in engine.synthesize(wanted, [text]))
+        for wanted in (replace(request, streaming=False), request, replace(request, format="pcm"))
+    )
+    heard = [as_players_hear(whole), as_players_hear(streamed)]
+    speech = np.frombuffer(plain, "<i2").astype(np.float32) / 32767
+    assert abs(heard[0].size - heard[1].size) <= 0.02 * RATE_HZ
+    for sound in heard:
+        assert abs(sound.size - speech.size) <= 0.02 * RATE_HZ
+        size = min(sound.size, speech.size)
+        correlation = np.corrcoef(sound[:size], speech[:size])[0, 1]
+        assert correlation > (0.9999 if format == "wav" else 0.97), "the same sound at the same time"
+    size = min(heard[0].size, heard[1].size)
+    assert np.abs(heard[0][:size] - heard[1][:size]).max() < 0.01, "streamed and whole, decoded"
