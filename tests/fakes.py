@@ -214,8 +214,7 @@ def wav_header(num_bytes: int, sample_rate_hz: int) -> bytes:
 # itself. A test about SQLite itself is marked @sqlite_only.
 
 _TEST_DATABASE_URL = os.environ.get("COSYFORGE_TEST_DATABASE_URL", "")
-on_postgres = bool(_TEST_DATABASE_URL)
-sqlite_only = pytest.mark.skipif(on_postgres, reason="about SQLite itself")
+sqlite_only = pytest.mark.skipif(bool(_TEST_DATABASE_URL), reason="about SQLite itself")
 _databases: dict[Path | None, str] = {}
 
 

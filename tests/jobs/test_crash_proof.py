@@ -17,7 +17,7 @@ from cosyforge.billing.tariff import training_tokens
 from cosyforge.cosyvoice.manifest import read_manifest
 from cosyforge.store.database import Database
 from cosyforge.store.tables import job_events, usage_entries
-from fakes import LiveServer, child_pids, command_line, database_url_for, on_postgres, output_of, wait_for
+from fakes import LiveServer, child_pids, command_line, database_url_for, output_of, wait_for
 
 HYPER = {
     "lm_max_epoch": 6,
@@ -29,7 +29,7 @@ HYPER = {
     "fm_num": 2,
     "fm_batch_size": 200,
 }
-NUM_WORKER_KILLS, NUM_SERVER_KILLS = (4, 3) if on_postgres else (10, 5)  # fewer the second time
+NUM_WORKER_KILLS, NUM_SERVER_KILLS = 10, 5
 SEED = 20261124
 
 

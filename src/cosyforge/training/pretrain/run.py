@@ -42,7 +42,7 @@ STAGES = ("corpus", "features", "speech_tokenizer", "codes", "speaker", "vocoder
 PLANS = {
     "speech_tokenizer": StepPlan(5000, 1.5e-3, ema_decay=0.998),
     "speaker": StepPlan(400, 2e-3, log_every=20, save_every=100),
-    "vocoder": StepPlan(4200, 1e-3, betas=(0.8, 0.99), warmup_steps=50, ema_decay=0.995, clip_norm=5.0, save_every=100),
+    "vocoder": StepPlan(8300, 1e-3, betas=(0.8, 0.99), warmup_steps=50, ema_decay=0.995, clip_norm=5.0, save_every=100),
     "flow": StepPlan(6000, 2e-3, ema_decay=0.998, save_every=250),
     "lm": StepPlan(5200, 2e-3, ema_decay=0.998, save_every=250),
 }
