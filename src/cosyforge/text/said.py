@@ -32,6 +32,15 @@ def grouped(digits: str) -> list[str]:
     return [digits[:first]] * bool(first) + [digits[start : start + 4] for start in range(first, len(digits), 4)]
 
 
+def digit_groups(written: str) -> list[str] | None:
+    """The groups in which digits are read one by one: as they are written, or of four; None when it is no number."""
+    if not re.fullmatch(r"[+-]?\d+(?:[ ,-]+\d+)*", written):
+        return None
+    if re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+", written):
+        return grouped(re.sub(r"\D", "", written))
+    return [group for part in re.findall(r"\d+", written) for group in grouped(part)]
+
+
 def identity_groups(written: str) -> list[str]:
     """A Chinese identity number (18 places) as region, birthday, rest; others as they are."""
     if re.fullmatch(r"\d{17}[\dXx]", written):

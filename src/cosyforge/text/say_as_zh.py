@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from cosyforge.text.normalize import zh
-from cosyforge.text.said import NUMBER, RANGE, Said, grouped, identity_groups, number_value
+from cosyforge.text.said import NUMBER, RANGE, Said, digit_groups, grouped, identity_groups, number_value
 from cosyforge.text.say_as_tables import CURRENCIES, CURRENCY_SIGNS, MARKS, SURNAMES, SYMBOLS, UNITS
 
 _PAUSE = "，"
@@ -38,11 +38,9 @@ def _digits(text: str) -> list[Said] | None:
     if re.fullmatch(r"[+-]?\d+\.\d+", text):
         whole, _, fraction = text.lstrip("+-").partition(".")
         return [Said(text, _sign(text) + f"{zh.digits(whole)}点{zh.digits(fraction)}")]
-    if not re.fullmatch(r"[+-]?\d+(?:[ ,-]+\d+)*", text):
+    groups = digit_groups(text)
+    if groups is None:
         return None
-    groups = [group for part in re.findall(r"\d+", text) for group in grouped(part)]
-    if "," in text and re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+", text):
-        groups = grouped(re.sub(r"\D", "", text))
     return [Said(text, _sign(text) + _PAUSE.join(zh.digits(group) for group in groups))]
 
 
