@@ -76,16 +76,17 @@ class Database:
         Raises: InvalidParameter, NotReady when the database cannot be reached; InvalidParameter when it is newer than
             this program
         """
-        self.check()
-        with self._kind.upgrade_lock(), self.transaction() as connection:
-            revision = _revision(connection)
-            if revision is not None and revision > newest_revision():
-                raise InvalidParameter(
-                    f"The database has revision {revision} and this program knows none after {newest_revision()}: "
-                    "install the version that it was last used with, or a newer one."
-                )
-            if revision != newest_revision():
-                _migrate(connection)
+        with self._kind.upgrade_lock():
+            self.check()  # the first connection of all makes the file, which must not happen twice at once
+            with self.transaction() as connection:
+                revision = _revision(connection)
+                if revision is not None and revision > newest_revision():
+                    raise InvalidParameter(
+                        f"The database has revision {revision} and this program knows none after {newest_revision()}: "
+                        "install the version that it was last used with, or a newer one."
+                    )
+                if revision != newest_revision():
+                    _migrate(connection)
 
     def reserve(self) -> None:
         """Be the only server on this database until `close`.

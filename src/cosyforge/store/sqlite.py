@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from cosyforge.errors import InvalidParameter, PlatformError
 
 # FULL: what was committed stays so when the power goes, and jobs and bills count on it
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
+_PRAGMAS = ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 
 class SqliteFile:
@@ -35,7 +35,11 @@ class SqliteFile:
 
     @contextmanager
     def upgrade_lock(self) -> Iterator[None]:
-        with open(self._path.with_suffix(".lock"), "w") as lock:
+        try:
+            lock = open(self._path.with_suffix(".lock"), "w")  # noqa: SIM115 - closed below, after what happens inside
+        except OSError as error:
+            raise self.explain(error) from None
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
