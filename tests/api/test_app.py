@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cosyforge.cli_platform import app as cli
-from fakes import KEY, LiveServer, assert_error, database_url_for, output_of
+from fakes import KEY, LiveServer, assert_error, database_url_for, output_of, wait_for
 
 ENDPOINTS = [
     ("GET", "/api/v1/files"),
@@ -93,7 +93,9 @@ def test_every_answer_carries_its_id(live_server):
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
     assert len(answer.json()["request_id"]) == 36
     assert set(answer.json()) == {"request_id", "output"}, "clients take anything else at the top for the output"
-    assert answer.json()["request_id"] in live_server.log()
+    request_id = answer.json()["request_id"]
+    # the line is written once the answer is out
+    wait_for(lambda: request_id in live_server.log(), 60, "the line of the request")
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1/nothing", "/api/v2/files", "/artifacts/../secret"])

@@ -117,8 +117,12 @@ def test_a_refusal_has_its_line_in_the_log(live_server, model):
 
 
 def _speech_lines(server, request_id):
-    lines = [json.loads(line) for line in server.log().splitlines() if '"event": "speech"' in line]
-    return [line for line in lines if line["request_id"] == request_id]
+    def found():
+        lines = [json.loads(line) for line in server.log().splitlines() if '"event": "speech"' in line]
+        return [line for line in lines if line["request_id"] == request_id]
+
+    wait_for(lambda: found() != [], 60, "the line of the request")
+    return found()
 
 
 def test_tuning_fields_may_stand_beside_the_input(live_server, model):

@@ -97,8 +97,14 @@ class Client:
 
 
 def speech_lines(server, **wanted):
-    lines = [json.loads(line) for line in server.log().splitlines() if '"event": "speech"' in line]
-    return [line for line in lines if all(line.get(name) == value for name, value in wanted.items())]
+    """What the log says of a task; it may say so a moment after the client knows."""
+
+    def found():
+        lines = [json.loads(line) for line in server.log().splitlines() if '"event": "speech"' in line]
+        return [line for line in lines if all(line.get(name) == value for name, value in wanted.items())]
+
+    wait_for(lambda: found() != [], 60, f"the line of {wanted}")
+    return found()
 
 
 @pytest.mark.parametrize("path", ["/api-ws/v1/inference", "/api-ws/v1/inference/"])

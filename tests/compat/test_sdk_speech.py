@@ -8,7 +8,7 @@ import wave
 import httpx
 import pytest
 
-from fakes import KEY, LiveServer, wav_header
+from fakes import KEY, LiveServer, wait_for, wav_header
 
 dashscope = pytest.importorskip("dashscope", reason="the official SDK is not installed")
 
@@ -114,7 +114,7 @@ class TestSocket1x:
         assert printed.startswith("[Metric] requestId: ")
         request_id = printed.split()[2].rstrip(",")
         assert len(request_id) == 32
-        assert f'"task_id": "{request_id}"' in live_server.log()
+        wait_for(lambda: f'"task_id": "{request_id}"' in live_server.log(), 60, "the line of the task")
         assert float(printed.split()[-2]) > 0
         response = names["synthesizer"].get_response()
         assert response["payload"]["usage"] == {"characters": 40}
