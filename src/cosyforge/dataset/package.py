@@ -23,6 +23,8 @@ from cosyforge.dataset.report import ERROR, Problem, refuse
 from cosyforge.errors import Internal
 
 MANIFEST_NAME = "data.jsonl"
+DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What reading a damaged or unusual entry of a zip raises."""
 CLIP_FOLDER = "train"
 
 _LAYOUT = "pack data.jsonl and the folder train/ at the top of the zip or in one folder"
@@ -232,7 +234,7 @@ def _extract(archive: zipfile.ZipFile, entry: _Entry, folder: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         found = "meets another entry (a name that differs only in case, or a file where a folder is needed)"
         raise refuse([_error("zip-duplicate-name", found, "rename one of them", name)]) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except DAMAGES as error:
         found, advice = f"cannot be unpacked ({error})", "pack again with the usual zip method, and upload again"
         raise refuse([_error("zip-damaged", found, advice, name)]) from error
 

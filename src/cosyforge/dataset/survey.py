@@ -9,7 +9,6 @@ import io
 import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import soundfile
 
 from cosyforge.dataset.manifest import read_manifest
-from cosyforge.dataset.package import MANIFEST_NAME, opened
+from cosyforge.dataset.package import DAMAGES, MANIFEST_NAME, opened
 from cosyforge.dataset.report import ERROR, WARNING, Problem, Report, refuse
 from cosyforge.dataset.validate import MIN_SAMPLE_RATE_HZ, duration_findings, volume_problems
 
@@ -26,8 +25,6 @@ _BYTES_PER_SAMPLE_KNOWN = (1, 3, 6, 7)
 _EXTENSIBLE = 0xFFFE
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_DECODED_BYTES = 256 << 20
-_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What reading a damaged or unusual entry raises."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def _judge(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> tuple[_Hea
         return None, [(ERROR, "missing-file", "the file is not in the zip", "add the file, or drop the line")]
     try:
         header = _simple_header(archive, info) or _decoded_header(archive, info)
-    except (soundfile.LibsndfileError, *_DAMAGES) as error:
+    except (soundfile.LibsndfileError, *DAMAGES) as error:
         reason = getattr(error, "error_string", str(error)).rstrip(".")
         return None, [(ERROR, "unreadable-audio", f"cannot be read as WAV ({reason})", "export it again as PCM WAV")]
     findings = list(_header_findings(header))
@@ -97,7 +94,7 @@ def _header_findings(header: _Header) -> Iterator[_Finding]:
 def _manifest(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
         return _whole(archive, info)
-    except _DAMAGES as error:
+    except DAMAGES as error:
         found, advice = f"cannot be unpacked ({error})", "pack again with the usual zip method, and upload again"
         raise refuse([Problem(ERROR, "zip-damaged", found, advice, file=MANIFEST_NAME)]) from error
 
