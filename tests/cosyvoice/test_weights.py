@@ -230,6 +230,9 @@ def test_a_file_that_changed_is_refused_before_it_is_read(saved: Path, tmp_path:
         ({"voices": {"a/b": {}}}, "voice name 'a/b'"),
         ({"voices": {"alto": {"mood": "sad"}}}, r"voices\.alto: unknown keys mood"),
         ({"frontend": {"english": "runes"}}, "text or phones"),
+        ({"frontend": {"mandarin": "runes"}}, "text or pinyin"),
+        ({"frontend": {"languages": ["zh"], "english": "phones"}}, "go together"),
+        ({"frontend": {"instructions": "slow"}}, r"frontend\.instructions must be like"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_its_fault(

@@ -91,7 +91,8 @@ def test_text_in_pieces_gives_the_segments_of_the_whole():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"english": "letters"}, {"languages": ["xx"]}, {"languages": []}, {"colour": "red"}]
+    "settings",
+    [{"english": "letters"}, {"mandarin": "runes"}, {"languages": ["xx"]}, {"languages": []}, {"colour": "red"}],
 )
 def test_unknown_settings_are_refused(settings):
     with pytest.raises(ValueError, match="frontend"):

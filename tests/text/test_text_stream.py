@@ -11,7 +11,8 @@ from random_texts import in_pieces, random_text
 
 PHONES = Frontend({"languages": ["en"], "english": "phones"})
 OFFICIAL = Frontend({"languages": ["zh", "en"], "english": "text"})
-FRONTENDS = (PHONES, OFFICIAL)
+SOUNDS = Frontend({"languages": ["zh", "en"], "english": "phones", "mandarin": "pinyin"})
+FRONTENDS = (PHONES, OFFICIAL, SOUNDS)
 FIXES = {"replacements": (("世界", "World"), ("a b", "甲乙 a")), "pronunciations": (("world", "W ER1 L D"),)}
 
 
@@ -32,7 +33,7 @@ def test_a_thousand_random_texts_give_plans_or_are_refused_and_nothing_is_lost(s
     chance = random.Random(seed)
     for number in range(1000):
         text = random_text(chance)
-        planned = plan(FRONTENDS[number % 2], text, *settings_of(chance))
+        planned = plan(FRONTENDS[number % 3], text, *settings_of(chance))
         if planned is None:
             continue
         segments, warnings = planned
@@ -59,7 +60,7 @@ def check_alignment(segment):
 def test_pieces_give_the_segments_and_warnings_of_the_whole():
     chance = random.Random(17)
     for number in range(600):
-        text, frontend = random_text(chance), FRONTENDS[number % 2]
+        text, frontend = random_text(chance), FRONTENDS[number % 3]
         hint, settings = settings_of(chance)
         planned = plan(frontend, text, hint, settings)
         if planned is None:

@@ -94,16 +94,24 @@ class VoiceEntry:
 class FrontendEntry:
     """How text is made ready.
 
-    languages: those served; english: as letters (`text`) or `phones`; prefix: what is put before every text
+    languages: those served; english: as letters (`text`) or `phones`; mandarin: as hanzi (`text`) or `pinyin`, which
+    goes with phones; prefix: what is put before every text; instructions: the words before the end of the prompt that
+    the model was taught, in the order they are written in, none where it reads sentences or nothing
     """
 
     languages: tuple[str, ...] = ("zh", "en")
     english: str = "text"
     prefix: str = ""
+    mandarin: str = "text"
+    instructions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.english not in ("text", "phones"):
             raise ValueError(f"english must be text or phones, got {self.english!r}")
+        if self.mandarin not in ("text", "pinyin"):
+            raise ValueError(f"mandarin must be text or pinyin, got {self.mandarin!r}")
+        if "zh" in self.languages and (self.english == "phones") != (self.mandarin == "pinyin"):
+            raise ValueError("english: phones and mandarin: pinyin go together")
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class LengthRule:
 LENGTH_RULES = {
     "text": LengthRule(2.0, 20.0, 0, 15.0),  # the reference's rule, for BPE tokens
     "phones": LengthRule(0.6, 6.0, 12, 4.0),  # a phone takes about two tokens; spaces and marks count as text, too
+    # an initial and a final take about six tokens, a final alone (èr) not much less
+    "pinyin": LengthRule(0.6, 9.0, 12, 6.0),
 }
 
 

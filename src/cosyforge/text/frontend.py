@@ -31,7 +31,7 @@ NOTHING_TO_SAY = "Please ensure input text is valid."
 
 Pairs = Sequence[tuple[str, str]]
 
-_KNOWN_KEYS = frozenset({"languages", "english", "prefix", "max_characters"})
+_KNOWN_KEYS = frozenset({"languages", "english", "mandarin", "instructions", "prefix", "max_characters"})
 _MAX_CHARACTERS = {"phones": 140, "text": 200}
 
 
@@ -48,16 +48,26 @@ class Frontend:
             raise ValueError(f"frontend: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(_KNOWN_KEYS))}")
         self.languages = tuple(settings.get("languages", ("zh", "en")))
         self.english = str(settings.get("english", "text"))
+        self.mandarin = str(settings.get("mandarin", "text"))
+        self.instructions = tuple(str(word) for word in settings.get("instructions", ()))
         self.prefix = str(settings.get("prefix", DEFAULT_PREFIX))
         if self.english not in _MAX_CHARACTERS:
             raise ValueError(f"frontend: english must be phones or text (got {self.english!r})")
+        if self.mandarin not in ("text", "pinyin"):
+            raise ValueError(f"frontend: mandarin must be text or pinyin (got {self.mandarin!r})")
+        if (self.mandarin == "pinyin") != (self.english == "phones") and "zh" in self.languages:
+            raise ValueError("frontend: a model reads both languages by their sounds (phones, pinyin) or both as text")
         for language in self.languages:
             if language not in LANGUAGES:
                 raise ValueError(f"frontend: unknown language {language!r}; known are {', '.join(LANGUAGES)}")
         if not self.languages:
             raise ValueError("frontend: languages is empty")
         self.max_characters = int(settings.get("max_characters", _MAX_CHARACTERS[self.english]))
-        self.speller = Speller(self.languages, self.english)
+        self.speller = Speller(self.languages, self.english, self.mandarin)
+
+    def reads(self, language: str) -> str:
+        """How the model reads a language: as "text", as "phones" or as "pinyin"."""
+        return self.mandarin if language == "zh" else self.english
 
     def segments(self, text: str, language_hint: str | None = None, ssml: bool = False) -> list[Segment]:
         """Cut and spell out a whole text; see plan for what could not be spoken."""

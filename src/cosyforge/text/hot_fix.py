@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cosyforge.errors import InvalidParameter
 from cosyforge.text.language import SCRIPTS
+from cosyforge.text.mandarin import spell_pinyin
 from cosyforge.text.pronunciation import parse_cmu, parse_pinyin, phone_tokens
 from cosyforge.text.scan import Scanner, Stretch, Window
 from cosyforge.text.segment import held
@@ -75,7 +76,8 @@ def _tokens(word: str, symbols: str, languages: tuple[str, ...], english: str) -
     try:
         if not num_han:
             return phone_tokens(parse_cmu(symbols, keep_stress=english == "text"))
-        tokens = phone_tokens(parse_pinyin(symbols))
+        # a model that reads phones has the nearest syllable for one that the tokenizer lacks
+        tokens = phone_tokens(parse_pinyin(symbols) if english == "text" else spell_pinyin(symbols))
     except ValueError as error:
         raise InvalidParameter(f"hot_fix.pronunciation of {word!r}: {error}.") from error
     if "zh" not in languages:

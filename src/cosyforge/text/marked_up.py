@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from cosyforge.errors import InvalidMarkup
 from cosyforge.text.lexicon import letter_phones
+from cosyforge.text.mandarin import spell_pinyin
 from cosyforge.text.pronunciation import parse_cmu, parse_pinyin, phone_tokens
 from cosyforge.text.said import Said
 from cosyforge.text.say_as import READ_IN_PARTS, read_as
@@ -67,14 +68,18 @@ class MarkedUp:
         return self._stream.push(piece.text)
 
     def _pinyin(self, piece: Piece) -> str:
-        if "zh" not in self._languages:
+        try:
+            if "zh" not in self._languages:
+                raise ValueError("this model does not speak Mandarin")
+            return phone_tokens(self._syllables(piece.pinyin or ""))
+        except ValueError as error:
             line, column = piece.place.line, piece.place.column
-            raise InvalidMarkup(
-                f'SSML line {line}, column {column}: <phoneme alphabet="py">: this model does not speak Mandarin',
-                line=line,
-                column=column,
-            )
-        return phone_tokens(parse_pinyin(piece.pinyin or ""))
+            message = f'SSML line {line}, column {column}: <phoneme alphabet="py">: {error}'
+            raise InvalidMarkup(message, line=line, column=column) from error
+
+    def _syllables(self, symbols: str) -> list[str]:
+        """A model that reads phones has the nearest syllable for one that the tokenizer lacks."""
+        return parse_pinyin(symbols) if self._english == "text" else spell_pinyin(symbols)
 
     # ---- say-as
 
@@ -99,7 +104,7 @@ class MarkedUp:
             spelled = f" {' '.join(part.letters.upper())} "
             return self._stream.push_reading(part.text, lambda language: spelled)
         if part.pinyin is not None and "zh" in self._languages:
-            return self._stream.push_tokens(part.text, phone_tokens(parse_pinyin(part.pinyin)))
+            return self._stream.push_tokens(part.text, phone_tokens(self._syllables(part.pinyin)))
         if part.words is None:
             return self._stream.push(part.text)
         return self._stream.push_reading(part.text, lambda language: self._words(kind, text, language, index))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cosyforge.text.language import LATIN, SCRIPTS
 from cosyforge.text.lexicon import english_phones, fold_latin, letter_phones
+from cosyforge.text.mandarin import HAN, has_reading, mandarin_tokens, pinyin_of_each
 from cosyforge.text.normalize import en, numbers, zh
 from cosyforge.text.pronunciation import WRITTEN_PHONES, phone_tokens
 from cosyforge.text.ribbon import Ribbon
@@ -35,7 +36,8 @@ _PLAIN_MARKS = str.maketrans({"’": "'", "，": ",", "。": ".", "；": ";", "�
 _FULL_WIDTH_MARKS = str.maketrans(",.;!?", "，。；！？")
 _SPACE_BEFORE_MARK = re.compile(r"\s+(?=[,.;!?])")
 _MARK_AND_SPACE = re.compile(r"([,.;!?]) ?")
-_TOKENS = re.compile(rf"[{_PLACEHOLDERS}]|[{LATIN}]+(?:'[A-Za-z]+)*|[,.;!?]")
+_TOKENS = re.compile(rf"[{_PLACEHOLDERS}]|[{LATIN}]+(?:'[A-Za-z]+)*|[{SCRIPTS['zh']}]+|[,.;!?]")
+_MANDARIN_TOKENS = re.compile(r"(?:\[[^\sA-Z\[\]]+\])+")
 _HUMPS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 _AFTER_A_LETTER = frozenset(
@@ -55,8 +57,12 @@ class Spelled:
 class Speller:
     """Spells sentences as a model was trained to read them."""
 
-    def __init__(self, languages: tuple[str, ...], english: str) -> None:
+    def __init__(self, languages: tuple[str, ...], english: str, mandarin: str = "text") -> None:
+        """english: "text" or "phones"; mandarin: "text" or "pinyin"; as in the manifest"""
         self._english = english
+        self._mandarin = mandarin
+        if mandarin == "pinyin":
+            has_reading("好")  # its tables come in now, so that the first sentence does not wait for them
         letters = LATIN + "".join(SCRIPTS.get(language, "") for language in languages)
         signs = _SIGNS_READ_BY_THE_MODEL if set(languages) - {"zh", "en"} else ""
         self._unspeakable = re.compile(rf"[^{letters}{_PLACEHOLDERS}\s\u0300-\u036f,.;!?…'{re.escape(signs)}-]")
@@ -80,7 +86,8 @@ class Speller:
         normalize(ribbon, language)
         left_out = self._clean(ribbon)
         words = _with_literals(_text_sentence(ribbon.copy(), language), literal)
-        spoken = _phones_sentence(ribbon) if self._english == "phones" else _text_sentence(ribbon, language)
+        reads_phones = self._english == "phones"
+        spoken = _phones_sentence(ribbon, language, literal) if reads_phones else _text_sentence(ribbon, language)
         return Spelled(_with_literals(spoken, literal), words, tuple(left_out))
 
     def _clean(self, ribbon: Ribbon) -> list[str]:
@@ -88,11 +95,15 @@ class Speller:
         ribbon.translate(_PLAIN_MARKS)
         ribbon.sub(_PAUSE_MARKS, lambda match: ", ")
         ribbon.sub(_QUOTES, lambda match: " ")
-        left_out = sorted(set(self._unspeakable.findall(ribbon.text)))
+        left_out = set(self._unspeakable.findall(ribbon.text))
         ribbon.sub(self._unspeakable, lambda match: " ")
+        if self._mandarin == "pinyin":
+            unknown = {hanzi for hanzi in set(HAN.findall(ribbon.text)) if not has_reading(hanzi)}
+            ribbon.translate(dict.fromkeys(map(ord, unknown), " "))
+            left_out |= unknown
         ribbon.sub(_MARKS, lambda match: f"{_strongest(match[0])} ")
         ribbon.strip(" \t\n\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029\u3000")
-        return left_out
+        return sorted(left_out)
 
 
 def normalize(ribbon: Ribbon, language: str) -> None:
@@ -149,22 +160,52 @@ def _text_sentence(ribbon: Ribbon, language: str) -> Ribbon:
     return spoken
 
 
-def _phones_sentence(ribbon: Ribbon) -> Ribbon:
-    """Finish a sentence for a model that reads phones: [HH][AH][L][OW], [W][ER][L][D]."""
+def _phones_sentence(ribbon: Ribbon, language: str, literal: list[str]) -> Ribbon:
+    """Finish a sentence for a model that reads phones: [HH][AH][L][OW], [n][ǐ][h][ǎo].
+
+    Words in Latin letters have blanks around them; Mandarin is written without any, so it has none inside.
+    """
     text = _unshouted(ribbon.text)
-    tokens = [(match[0], ribbon.source(match.start(), match.end())) for match in _TOKENS.finditer(text)]
+    matches = list(_TOKENS.finditer(text))
     spoken = Ribbon()
-    for index, (token, source) in enumerate(tokens):
-        if token not in ",.;!?":
-            following = tokens[index + 1][0] if index + 1 < len(tokens) else "."
-            for said in _said(token, is_first=spoken.text[-1:] in ("", *",.;!?"), following=following):
-                if spoken.text:
-                    spoken.append(" ", source[0], source[0])
-                spoken.append(said, *source)
-        elif spoken.text:
-            spoken.strip_right(",.;!?")
-            spoken.append(token, *source)
+    is_after_mandarin = False
+    for index, match in enumerate(matches):
+        token, source = match[0], ribbon.source(*match.span())
+        if token in ",.;!?":
+            if spoken.text:
+                spoken.strip_right(",.;!?")
+                spoken.append(token, *source)
+            is_after_mandarin = False
+            continue
+        is_mandarin = HAN.match(token) is not None or _is_mandarin_literal(token, literal)
+        following = matches[index + 1][0] if index + 1 < len(matches) else "."
+        if HAN.match(token):
+            parts = _said_in_mandarin(ribbon, match)
+        elif language == "zh" and re.fullmatch("[A-Za-z]", token):
+            parts = [(phone_tokens(letter_phones(token) or []), source)]  # the name of the letter, as in A计划
+        else:
+            is_first = spoken.text[-1:] in ("", *",.;!?")
+            parts = [(said, source) for said in _said(token, is_first=is_first, following=following)]
+        for said, place in parts:
+            if spoken.text and not (is_mandarin and is_after_mandarin):
+                spoken.append(" ", place[0], place[0])
+            spoken.append(said, *place)
+            is_after_mandarin = is_mandarin
     return _end(spoken, ".")
+
+
+def _said_in_mandarin(ribbon: Ribbon, run: re.Match[str]) -> list[tuple[str, tuple[int, int]]]:
+    """Write a run of hanzi as tokens, each with the stretch that its hanzi stands for."""
+    return [
+        (phone_tokens(mandarin_tokens(syllable)), ribbon.source(place, place + 1))
+        for place, syllable in enumerate(pinyin_of_each(run[0]), run.start())
+        if syllable
+    ]
+
+
+def _is_mandarin_literal(token: str, literal: list[str]) -> bool:
+    """Whether a placeholder stands for pinyin."""
+    return bool(PRIVATE.match(token) and _MANDARIN_TOKENS.fullmatch(literal[ord(token) - _FIRST_PLACEHOLDER]))
 
 
 def _said(token: str, *, is_first: bool, following: str) -> list[str]:

@@ -17,7 +17,8 @@ from typing import NoReturn
 from xml.parsers import expat
 
 from cosyforge.errors import InvalidMarkup
-from cosyforge.text.pronunciation import parse_cmu, parse_pinyin
+from cosyforge.text.mandarin import spell_pinyin
+from cosyforge.text.pronunciation import parse_cmu
 from cosyforge.text.say_as import MAX_SAY_AS_CHARACTERS, SAY_AS
 from cosyforge.text.ssml_attributes import RULES, START, Place, SpeakAttributes, read_speak, web_address
 
@@ -273,7 +274,7 @@ class _Reader:
             if self._attributes["alphabet"] == "cmu":
                 parse_cmu(symbols, keep_stress=True)
                 return Piece(inner, cmu=symbols, place=self._start)
-            parse_pinyin(symbols)
+            spell_pinyin(symbols)
         except ValueError as error:
             raise _error(f"<phoneme>: {error}", self._start) from error
         num_syllables, num_characters = len(symbols.split()), len(_HAN.findall(inner))

@@ -11,7 +11,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -340,8 +340,7 @@ def _encode_texts(clips: Sequence[Clip], of_what: str, model: CosyVoice, run: _R
 
 
 def _frontend(model: CosyVoice) -> Frontend:
-    entry = model.frontend
-    return Frontend({"languages": entry.languages, "english": entry.english, "prefix": entry.prefix})
+    return Frontend(asdict(model.frontend))
 
 
 def _extract_features(clips: Sequence[Clip], model: CosyVoice, cache: Path, run: _Run) -> list[Features]:
