@@ -7,21 +7,35 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
+from cosyforge.dataset.mandarin_sentences import everyday_sentence as everyday_mandarin
+from cosyforge.dataset.mandarin_sentences import mandarin_sentences
 from cosyforge.dataset.sentences import everyday_sentence, spoken_words, training_sentences
 from cosyforge.dataset.synthetic import (
+    HELD_OUT,
+    INSTRUCTIONS,
+    PHONES,
     Clip,
+    Lexicon,
+    Task,
     VirtualSpeaker,
+    espeak_speakers,
     flite_speakers,
     generate_corpus,
+    perform,
     plan_corpus,
     read_shard,
     shard_listings,
     speak,
+    split_syllable,
+    spoken_pinyin,
 )
+from cosyforge.evaluation.sentences import EVERYDAY, EVERYDAY_ZH
 from cosyforge.text.lexicon import english_phones, known_words
+from cosyforge.text.mandarin import mandarin_tokens, pinyin_syllables
 from cosyforge.training.pretrain.corpus import PHONE_NAMES, frame_labels, prepare_corpus
 
 needs_flite = pytest.mark.skipif(
@@ -40,16 +54,49 @@ def test_every_template_word_has_a_pronunciation() -> None:
     assert not sorted(word for word in words if not knows(word))
 
 
-def test_a_plan_is_repeatable_and_its_sentences_differ() -> None:
-    words = sorted(known_words())
-    first, second = plan_corpus(300, knows, words), plan_corpus(300, knows, words)
+@pytest.fixture(scope="module")
+def lexicon() -> Lexicon:
+    return Lexicon(knows, sorted(known_words()), ["高高兴兴", "图书馆", "绿茶"], pinyin_syllables)
+
+
+def test_every_mandarin_template_can_be_said_and_written() -> None:
+    rng = random.Random(0)
+    for text in {everyday_mandarin(rng) for _ in range(2000)}:
+        syllables = pinyin_syllables(text)
+        assert len(syllables) == sum("\u4e00" <= char <= "\u9fff" for char in text)
+        assert all(mandarin_tokens(syllable) for syllable in syllables)
+
+
+def test_a_plan_is_repeatable_and_its_sentences_differ(lexicon: Lexicon) -> None:
+    first, second = plan_corpus(320, lexicon), plan_corpus(320, lexicon)
     assert first == second
-    assert len({text for _, text, _ in first}) == 300
-    assert len(training_sentences(50, knows, words, seed=1)) == 50
+    assert len({task.text for task in first}) == 320
+    assert len(training_sentences(50, knows, lexicon.words, seed=1)) == 50
 
 
-def test_the_voice_kept_for_demonstrations_is_never_heard() -> None:
-    assert "rms" not in {speaker.voice for speaker in flite_speakers()}
+def test_a_plan_holds_both_languages_and_every_instruction(lexicon: Lexicon) -> None:
+    tasks = plan_corpus(1600, lexicon)
+    assert sum(task.language == "zh" for task in tasks) == 500
+    assert {word for task in tasks for word in task.instruction.split(", ") if word} == set(INSTRUCTIONS)
+    plain = [task for task in tasks if not task.instruction]
+    assert max(task.tempo for task in plain) < min(task.tempo for task in tasks if "slow" in task.instruction)
+    assert min(task.tempo for task in plain) > max(task.tempo for task in tasks if "fast" in task.instruction)
+
+
+def test_test_sentences_and_voices_kept_as_strangers_are_never_heard(lexicon: Lexicon) -> None:
+    tasks = plan_corpus(4000, lexicon)
+    assert not {task.text for task in tasks} & {*EVERYDAY, *EVERYDAY_ZH}
+    assert not {speaker.voice for speaker in flite_speakers() + espeak_speakers()} & set(HELD_OUT)
+
+
+def test_phrases_are_mixed_for_sounds_that_templates_lack() -> None:
+    texts = mandarin_sentences(200, ["玻璃", "女婿", "not hanzi", "一"], seed=1)
+    assert any("女婿" in text for text in texts)
+    assert not any("not" in text for text in texts)
+
+
+def test_a_syllable_has_an_initial_and_a_final() -> None:
+    assert [split_syllable(s) for s in ("xiang3", "an1", "lü4")] == [("x", "iang3"), ("", "an1"), ("l", "ü4")]
 
 
 def test_a_frame_gets_the_phone_at_its_centre() -> None:
@@ -62,18 +109,54 @@ def test_a_frame_gets_the_phone_at_its_centre() -> None:
 def test_a_shorter_vocal_tract_raises_the_pitch_and_keeps_the_tempo() -> None:
     from cosyforge.audio.pitch import estimate_f0
 
-    plain, plain_phones = speak(VirtualSpeaker("a", "flite", "slt"), "The morning is cold.")
-    shifted, shifted_phones = speak(VirtualSpeaker("b", "flite", "slt", 1.2), "The morning is cold.")
-    assert [name for name, _ in plain_phones] == [name for name, _ in shifted_phones]
-    assert len(shifted) == pytest.approx(len(plain), rel=0.05)
-    assert shifted_phones[-1][1] * 16000 == pytest.approx(len(shifted), abs=800)
-    pitch = [np.median(f0[f0 > 0]) for f0 in (estimate_f0(plain), estimate_f0(shifted))]
+    plain = speak(VirtualSpeaker("a", "flite", "slt"), "The morning is cold.")
+    shifted = speak(VirtualSpeaker("b", "flite", "slt", 1.2), "The morning is cold.")
+    assert [name for name, _ in plain.phones] == [name for name, _ in shifted.phones]
+    assert len(shifted.samples) == pytest.approx(len(plain.samples), rel=0.05)
+    assert shifted.phones[-1][1] * 16000 == pytest.approx(len(shifted.samples), abs=800)
+    pitch = [np.median(f0[f0 > 0]) for f0 in (estimate_f0(plain.samples), estimate_f0(shifted.samples))]
     assert pitch[1] / pitch[0] == pytest.approx(1.2, rel=0.05)
 
 
 @needs_flite
-def test_a_corpus_becomes_features_and_a_second_run_changes_nothing(tmp_path: Path) -> None:
-    tasks = plan_corpus(8, knows, sorted(known_words()))
+def test_espeak_says_when_every_initial_and_final_ends() -> None:
+    text = "我想买绿茶。"
+    task = Task(espeak_speakers()[4], text, spoken_pinyin(text, pinyin_syllables), language="zh")
+    speech = perform(task)
+    units = [name for name, _ in speech.units if name != "SIL"]
+    assert list(dict.fromkeys(units)) == ["w", "o3", "x", "iang3", "m", "ai3", "l", "ü4", "ch", "a2"]
+    for sounds in (speech.units, speech.phones):
+        ends = [end for _, end in sounds]
+        assert ends == sorted(ends)
+        assert ends[-1] * 16000 == pytest.approx(len(speech.samples), abs=200)
+    assert {name for name, _ in speech.phones} <= set(PHONES)
+    # the vowel of cha is loud, what comes after it is silent
+    end_s = max(end for name, end in speech.units if name == "a2")
+    loud = speech.samples[int((end_s - 0.1) * 16000) : int(end_s * 16000)]
+    assert np.abs(loud).max() > 20 * np.abs(speech.samples[int((end_s + 0.03) * 16000) :]).max(initial=1e-4)
+
+
+@needs_flite
+def test_instructions_are_truly_followed_by_the_engines() -> None:
+    from cosyforge.audio.pitch import estimate_f0
+
+    speaker = next(s for s in flite_speakers() if s.voice == "kal16")
+    plain, slow = (perform(Task(speaker, "", "The morning is cold.", tempo)) for tempo in (1.0, 1.6))
+    assert len(slow.samples) > 1.4 * len(plain.samples)
+    calm, lively = (perform(Task(speaker, "", "The morning is cold.", 1.0, extent)) for extent in (0.25, 1.9))
+
+    def voiced(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        f0 = estimate_f0(samples)
+        return f0[f0 > 0]
+
+    # the middle half: an estimator's octave slips are not in it
+    spread = [np.subtract(*np.percentile(voiced(speech.samples), [75, 25])) for speech in (calm, lively)]
+    assert spread[1] > 2 * spread[0]
+
+
+@needs_flite
+def test_a_corpus_becomes_features_and_a_second_run_changes_nothing(tmp_path: Path, lexicon: Lexicon) -> None:
+    tasks = plan_corpus(8, lexicon)
     generate_corpus(tmp_path / "corpus", tasks, num_processes=1, shard_clips=4)
     listings = shard_listings(tmp_path / "corpus")
     before = [path.stat().st_mtime_ns for path in listings]

@@ -1,8 +1,9 @@
-"""Synthetic speech for the built-in base model: sentences spoken by free engines as many virtual speakers.
+"""Synthetic speech for the built-in base model: English and Mandarin sentences spoken by free engines as many virtual speakers.
 
-flite says when each phone ends, which is worth more than hours of unlabelled speech; espeak-ng adds cheap variety of voices. A corpus
-is a folder: `NNN.npy` (int16 samples at 16 kHz, all clips of a shard in a row) and `NNN.jsonl` (one Clip per line). One flite voice, `rms`,
-is never used here: it is the stranger that demonstrations and tests tune to.
+Both engines say when each phone ends, which is worth more than hours of unlabelled speech: flite with sampled English voices,
+espeak-ng with cheap variety in both languages. A corpus is a folder: `NNN.npy` (int16 samples at 16 kHz, all clips of a shard in a row)
+and `NNN.jsonl` (one Clip per line). Some voices are never used here (`HELD_OUT`): they are the strangers that demonstrations and figures
+are made with.
 """
 
 from __future__ import annotations
@@ -24,20 +25,49 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from cosyforge.dataset import espeak
+from cosyforge.dataset.mandarin_sentences import mandarin_sentences
 from cosyforge.dataset.sentences import spoken_words, training_sentences
 
 SAMPLE_RATE_HZ = 16_000
 PHONES = (
-    "SIL AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
+    "SIL AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH "
+    "J Q X TS TSH A YU E IR IZ"
 ).split()
+"""ARPAbet, and the sounds of Mandarin that English has no neighbour for: j q x z c, the a of an, ü, e, and the i of shi and of si."""
 _FLITE_PHONE = {"pau": "SIL", "ax": "AH", "axr": "ER", "ssil": "SIL", "h#": "SIL"}
+
+
+HELD_OUT = ("rms", "linda", "Alicia", "paul", "Denis")
+"""Voices of the engines that no part of the base hears: a flite voice, two women and two men of espeak-ng."""
+
+_FLITE_VOICES: dict[str, tuple[float, ...]] = {
+    "slt": (1.0, 0.8, 0.86, 0.92, 0.96, 1.04, 1.07, 1.14, 1.2),
+    "awb": (1.0, 0.86, 0.9, 0.93, 0.97, 1.04, 1.08, 1.17, 1.26, 1.36),
+}
+_FLITE_DIPHONE: dict[int | None, tuple[float, ...]] = {
+    None: (1.0, 0.9, 1.12, 1.25), 80: (1.0, 1.15), 95: (0.95, 1.1), 130: (1.0, 0.88, 1.15, 1.3), 160: (1.0, 0.9, 1.2),
+}  # fmt: skip
+_ESPEAK_VARIANTS = (
+    "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 klatt klatt2 klatt3 klatt4 klatt6 Alex Andrea Andy Annie Diogo Gene Gene2 Henrique "
+    "Hugo Jacky Lee Marco Mario Michael Mike adam anika antonio aunty belinda benjamin boris caleb david ed edward grandma "
+    "grandpa gustave iven iven2 iven3 john kaukovalta marcelo max michel miguel norbert pablo pedro quincy rob robert sandro "
+    "shelby steph steph2 steph3 travis victor zac"
+).split()
+_ESPEAK_SIZES = ((50, 1.0), (35, 0.94), (62, 1.07))
+"""(pitch 0 to 99, vocal tract) of the virtual speakers that are made of one variant."""
+_ESPEAK_ENGLISH = ("en-us", "en-us", "en-gb-x-rp")
+ESPEAK_MANDARIN = "cmn-latn-pinyin"
+
+INSTRUCTIONS = ("slow", "fast", "lively", "calm")
+"""What the base is told before a text, and what the engines do for it: tempo, and the range of the pitch."""
 
 
 @dataclass(frozen=True)
 class VirtualSpeaker:
     """One voice of an engine, its vocal tract and pitch scaled by `factor`.
 
-    pitch_hz: the mean pitch asked from engines that obey it (flite's diphone voice; espeak-ng takes 0-99 instead)
+    pitch: the mean in Hz asked from flite's diphone voice (the sampled ones obey none); 0 to 99 for espeak-ng
     """
 
     name: str
@@ -51,7 +81,10 @@ class VirtualSpeaker:
 class Clip:
     """One utterance of the corpus.
 
-    Units: offset and num_samples at 16 kHz; phones is a list of (ARPAbet phone or SIL, end in seconds), empty when the engine names none
+    phones: (one of PHONES, end in seconds) of every sound; empty when the times are not known
+    units: what a Mandarin text is written with, (initial or final in pinyin with its tone digit, or SIL, end in seconds)
+    instruction: how it is spoken, words of INSTRUCTIONS joined with ", "; empty for plain speech
+    Units: offset and num_samples at 16 kHz
     """
 
     text: str
@@ -59,30 +92,56 @@ class Clip:
     offset: int
     num_samples: int
     phones: tuple[tuple[str, float], ...]
+    language: str = "en"
+    instruction: str = ""
+    units: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One clip to be made.
+
+    spoken: what the engine gets, for Mandarin pinyin with tone digits
+    tempo: above 1 is slower; pitch_range: 1 is the voice's own
+    """
+
+    speaker: VirtualSpeaker
+    text: str
+    spoken: str
+    tempo: float = 1.0
+    pitch_range: float = 1.0
+    language: str = "en"
+    instruction: str = ""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What an engine said: samples (L,) at 16 kHz in [-1, 1], phones and units as in Clip."""
+
+    samples: npt.NDArray[np.float32]
+    phones: list[tuple[str, float]]
+    units: list[tuple[str, float]]
 
 
 def flite_speakers() -> list[VirtualSpeaker]:
-    """The labelled speakers: two sampled voices and a diphone voice, each at several vocal-tract lengths."""
-    speakers: list[VirtualSpeaker] = []
-    sampled: dict[str, tuple[float, ...]] = {
-        "slt": (1.0, 0.8, 0.86, 0.92, 1.07, 1.14),
-        "awb": (1.0, 0.86, 0.93, 1.08, 1.17, 1.26, 1.36),
-    }
-    for voice, factors in sampled.items():
-        speakers += [VirtualSpeaker(f"{voice}-{f:.2f}", "flite", voice, f) for f in factors]
-    diphone: dict[int | None, tuple[float, ...]] = {None: (1.0, 0.9, 1.12), 130: (1.0, 1.15, 1.3), 95: (0.95,)}
-    for pitch, factors in diphone.items():
-        speakers += [VirtualSpeaker(f"kal16-{pitch or 0}-{f:.2f}", "flite", "kal16", f, pitch) for f in factors]
-    return speakers
+    """Two sampled voices at many vocal-tract lengths, and a diphone voice whose pitch varies apart from it."""
+    return [
+        VirtualSpeaker(f"{voice}-{f:.2f}", "flite", voice, f)
+        for voice, factors in _FLITE_VOICES.items()
+        for f in factors
+    ] + [
+        VirtualSpeaker(f"kal16-{pitch or 0}-{f:.2f}", "flite", "kal16", f, pitch)
+        for pitch, factors in _FLITE_DIPHONE.items()
+        for f in factors
+    ]
 
 
 def espeak_speakers() -> list[VirtualSpeaker]:
-    """Unlabelled variety: espeak-ng's variants at several pitches."""
-    variants = "m1 m2 m3 m4 m5 m6 m7 f1 f2 f3 f4 f5 klatt klatt2 klatt3".split()
+    """espeak-ng's variants at several pitches and sizes; each speaks both languages."""
     return [
-        VirtualSpeaker(f"espeak-{accent}-{v}-{p}", "espeak", f"{accent}+{v}", 1.0, p)
-        for v in variants
-        for accent, p in (("en-us", 35), ("en-gb", 60))
+        VirtualSpeaker(f"espeak-{variant}-{pitch}", "espeak", variant, factor, pitch)
+        for variant in _ESPEAK_VARIANTS
+        for pitch, factor in _ESPEAK_SIZES
     ]
 
 
@@ -96,80 +155,191 @@ def check_engines() -> None:
         raise FileNotFoundError(f"{' and '.join(missing)} not found: run `apt-get install -y flite espeak-ng fortunes`")
 
 
-def speak(
-    speaker: VirtualSpeaker, text: str, tempo: float = 1.0
-) -> tuple[npt.NDArray[np.float32], list[tuple[str, float]]]:
-    """Speak a sentence as a virtual speaker.
+def speak(speaker: VirtualSpeaker, text: str, tempo: float = 1.0) -> Speech:
+    """Speak an English sentence as a virtual speaker.
 
-    Returns: samples (L,) at 16 kHz in [-1, 1], and phones with their end times in seconds (empty for espeak-ng)
-    Raises: subprocess.CalledProcessError when the engine fails
+    Raises: subprocess.CalledProcessError when flite fails
     """
+    return perform(Task(speaker, text, text, tempo))
+
+
+def perform(task: Task) -> Speech:
+    """Let the task's engine speak.
+
+    Raises: subprocess.CalledProcessError when flite fails; KeyError for a sound of espeak-ng that has no name here
+    """
+    return _flite(task) if task.speaker.engine == "flite" else _espeak(task)
+
+
+def _flite(task: Task) -> Speech:
+    speaker = task.speaker
+    # scaling the vocal tract by playing faster shortens the clip: ask for a slower one first
+    settings = [f"duration_stretch={speaker.factor * task.tempo:.3f}"]
+    if speaker.pitch is not None:
+        settings.append(f"int_f0_target_mean={speaker.pitch}")
+    if task.pitch_range != 1.0:
+        # the diphone voice's own deviation is 15 Hz
+        settings.append(f"int_f0_target_stddev={15 * task.pitch_range:.1f}")
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        if speaker.engine == "flite":
-            # scaling the vocal tract by playing faster shortens the clip: ask for a slower one first
-            command = [
-                "flite",
-                "-voice",
-                speaker.voice,
-                "-psdur",
-                "--setf",
-                f"duration_stretch={speaker.factor * tempo:.3f}",
-            ]
-            if speaker.pitch is not None:
-                command += ["--setf", f"int_f0_target_mean={speaker.pitch}"]
-            command += ["-t", text, "-o", file.name]
-        else:
-            words_per_minute = round(160 / tempo)
-            command = [
-                "espeak-ng",
-                "-v",
-                speaker.voice,
-                "-p",
-                str(speaker.pitch),
-                "-s",
-                str(words_per_minute),
-                "-w",
-                file.name,
-                text,
-            ]
+        command = ["flite", "-voice", speaker.voice, "-psdur"]
+        for setting in settings:
+            command += ["--setf", setting]
+        command += ["-t", task.spoken, "-o", file.name]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         samples, rate_hz = soundfile.read(file.name, dtype="float32")
     phones = [
         (_FLITE_PHONE.get(name, name.upper()), float(end) / speaker.factor)
-        for name, end in re.findall(r"(\S+):([0-9.]+)", output if speaker.engine == "flite" else "")
+        for name, end in re.findall(r"(\S+):([0-9.]+)", output)
     ]
-    samples = soxr.resample(samples, rate_hz * speaker.factor, SAMPLE_RATE_HZ, quality="HQ").astype(np.float32)
-    return samples, phones
+    return Speech(_resized(samples, rate_hz, speaker.factor), phones, [])
 
 
-def _make_clip(task: tuple[VirtualSpeaker, str, float]) -> tuple[npt.NDArray[np.int16], dict[str, object]]:
-    speaker, text, tempo = task
-    samples, phones = speak(speaker, text, tempo)
-    peak = float(np.abs(samples).max()) or 1.0
+def _espeak(task: Task) -> Speech:
+    speaker = task.speaker
+    if task.language == "zh":
+        accent, words_per_minute = ESPEAK_MANDARIN, 150.0
+    else:
+        accent, words_per_minute = _ESPEAK_ENGLISH[zlib.crc32(speaker.voice.encode()) % len(_ESPEAK_ENGLISH)], 160.0
+    samples, rate_hz, sounds = espeak.speak(
+        f"{accent}+{speaker.voice}",
+        task.spoken,
+        words_per_minute=round(words_per_minute / task.tempo / speaker.factor),
+        pitch=speaker.pitch if speaker.pitch is not None else 50,
+        pitch_range=min(99, round(50 * task.pitch_range)),
+    )
+    scale = rate_hz * speaker.factor
+    ends = [sound.start / scale for sound in sounds[1:]] + [len(samples) / scale]
+    resized = _resized(samples, rate_hz, speaker.factor)
+    if task.language == "zh":
+        phones, units = _mandarin_times(task.spoken, sounds, ends)
+        return Speech(resized, phones, units)
+    phones = []
+    start = 0.0
+    for sound, end in zip(sounds, ends, strict=True):
+        names = espeak.arpabet(sound.ipa) if sound.ipa else ["SIL"]
+        phones += [(name, start + (end - start) * (i + 1) / len(names)) for i, name in enumerate(names)]
+        start = end
+    return Speech(resized, phones, [])
+
+
+def _resized(samples: npt.NDArray[np.float32], rate_hz: int, factor: float) -> npt.NDArray[np.float32]:
+    resized = soxr.resample(samples, rate_hz * factor, SAMPLE_RATE_HZ, quality="HQ")
+    return np.asarray(resized, dtype=np.float32)
+
+
+def _mandarin_times(
+    spoken: str, sounds: list[espeak.Sound], ends: list[float]
+) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+    """Phones, and initials and finals: a syllable is a word for the engine; its first consonant is the initial."""
+    syllables = re.findall(r"[a-zü]+[1-5]", spoken)
+    phones: list[tuple[str, float]] = []
+    units: list[tuple[str, float]] = []
+    start = 0.0
+    for index, (sound, end) in enumerate(zip(sounds, ends, strict=True)):
+        names = espeak.mandarin_phones(sound.ipa) if sound.ipa else ["SIL"]
+        shares = (0.35, 1.0) if len(names) == 2 else (1.0,)
+        phones += [(name, start + (end - start) * share) for name, share in zip(names, shares, strict=True)]
+        if not sound.ipa or not 0 <= sound.word < len(syllables):
+            units.append(("SIL", end))
+        else:
+            is_first = index == 0 or sounds[index - 1].word != sound.word or not sounds[index - 1].ipa
+            initial, final = split_syllable(syllables[sound.word])
+            is_last = index + 1 == len(sounds) or sounds[index + 1].word != sound.word or not sounds[index + 1].ipa
+            if initial and is_first and is_last:
+                units.append((initial, start + (end - start) * 0.25))
+            units.append((initial if initial and is_first and not is_last else final, end))
+        start = end
+    return phones, units
+
+
+def split_syllable(syllable: str) -> tuple[str, str]:
+    """A pinyin syllable with its tone digit to initial ("" where there is none) and final with the digit: xiang3 -> x, iang3."""
+    match = re.fullmatch(r"(zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw])?([a-zü]+[1-5])", syllable)
+    return (match[1] or "", match[2]) if match else ("", syllable)
+
+
+def _make_clip(task: Task) -> tuple[npt.NDArray[np.int16], dict[str, object]]:
+    speech = perform(task)
+    peak = float(np.abs(speech.samples).max()) or 1.0
     # engines differ in level; recordings do too, so the level varies on purpose, repeatably
-    level = 0.35 + 0.5 * (zlib.crc32(text.encode()) % 1000) / 1000
-    scaled = np.round(samples / peak * level * 32767).astype(np.int16)
-    return scaled, {"text": text, "speaker": speaker.name, "phones": [(name, round(end, 4)) for name, end in phones]}
+    level = 0.35 + 0.5 * (zlib.crc32(task.text.encode()) % 1000) / 1000
+    scaled = np.round(speech.samples / peak * level * 32767).astype(np.int16)
+    facts: dict[str, object] = {
+        "text": task.text, "speaker": task.speaker.name, "phones": [(name, round(end, 4)) for name, end in speech.phones]
+    }  # fmt: skip
+    if task.language != "en":
+        facts["language"] = task.language
+        facts["units"] = [(name, round(end, 4)) for name, end in speech.units]
+    if task.instruction:
+        facts["instruction"] = task.instruction
+    return scaled, facts
 
 
-def plan_corpus(
-    num_clips: int, knows: Callable[[str], bool], words: list[str], seed: int = 7
-) -> list[tuple[VirtualSpeaker, str, float]]:
-    """Who says what and how fast: six labelled clips in seven, the sampled voices' own pitch most often."""
+@dataclass(frozen=True)
+class Lexicon:
+    """What the plan must know of the languages; the text column knows it.
+
+    knows: whether an English word (lower case) has a pronunciation; words: English words to mix; phrases: Mandarin ones
+    pinyin: hanzi to pinyin syllables with tone digits
+    """
+
+    knows: Callable[[str], bool]
+    words: list[str]
+    phrases: list[str]
+    pinyin: Callable[[str], list[str]]
+
+
+def plan_corpus(num_clips: int, lexicon: Lexicon, seed: int = 7) -> list[Task]:
+    """Who says what and how: of 16 clips 8 by flite, 3 English and 5 Mandarin ones by espeak-ng; one in eight is instructed.
+
+    The sampled voices' own size comes up most often: the best presets stand on it.
+    """
     rng = random.Random(seed)
-    sentences = training_sentences(num_clips, knows, words, seed)
-    flite, espeak = flite_speakers(), espeak_speakers()
+    num_mandarin = num_clips * 5 // 16
+    english = training_sentences(num_clips - num_mandarin, lexicon.knows, lexicon.words, seed)
+    flite, variants = flite_speakers(), espeak_speakers()
+    diphone = [s for s in flite if s.voice == "kal16"]
     weights = [(4 if s.factor == 1.0 else 1) * (0.6 if s.voice == "kal16" else 1.0) for s in flite]
     tasks = []
-    for index, text in enumerate(sentences):
-        speaker = rng.choice(espeak) if index % 7 == 6 else rng.choices(flite, weights)[0]
-        tasks.append((speaker, text, rng.choice((0.9, 1.0, 1.0, 1.1, 1.2))))
+    for index, text in enumerate(english):
+        by_espeak = index % 11 >= 8
+        manner = _draw_manner(rng)
+        # a sampled voice has one melody: only the diphone voice can be lively or calm
+        english_voices = (diphone, None) if manner[1] != 1.0 else (flite, weights)
+        speaker = rng.choice(variants) if by_espeak else rng.choices(*english_voices)[0]
+        tasks.append(Task(speaker, text, text, manner[0], manner[1], instruction=manner[2]))
+    for text in mandarin_sentences(num_mandarin, lexicon.phrases, seed):
+        manner = _draw_manner(rng)
+        spoken = spoken_pinyin(text, lexicon.pinyin)
+        tasks.append(Task(rng.choice(variants), text, spoken, manner[0], manner[1], "zh", manner[2]))
+    rng.shuffle(tasks)
     return tasks
+
+
+def spoken_pinyin(text: str, pinyin: Callable[[str], list[str]]) -> str:
+    """A Mandarin sentence as espeak-ng wants it: syllables apart, marks kept. Mandarin marks become English ones."""
+    pieces = re.findall(r"[\u4e00-\u9fff]+|[，。？！；、]", text)
+    marks = str.maketrans("，。？！；、", ",.?!;,")
+    return " ".join(" ".join(pinyin(p)) if p[0] > "\u4dff" and p[0] < "\ua000" else p.translate(marks) for p in pieces)
+
+
+def _draw_manner(rng: random.Random) -> tuple[float, float, str]:
+    """Tempo, pitch range and what they are called; mostly plain."""
+    words = []
+    tempo, pitch_range = rng.choice((0.9, 1.0, 1.0, 1.1, 1.2)), 1.0
+    kind = rng.random()
+    if kind < 0.09:
+        word, tempo = ("slow", rng.uniform(1.5, 1.8)) if rng.random() < 0.5 else ("fast", rng.uniform(0.62, 0.74))
+        words.append(word)
+    if kind < 0.02 or 0.09 <= kind < 0.15:
+        word, pitch_range = ("lively", 1.9) if rng.random() < 0.5 else ("calm", 0.25)
+        words.append(word)
+    return tempo, pitch_range, ", ".join(words)
 
 
 def generate_corpus(
     directory: Path,
-    tasks: list[tuple[VirtualSpeaker, str, float]],
+    tasks: list[Task],
     *,
     num_processes: int = 2,
     shard_clips: int = 500,
@@ -184,13 +354,14 @@ def generate_corpus(
             listing = directory / f"{number:03d}.jsonl"
             if not listing.exists():
                 clips = list(pool.map(_make_clip, tasks[start : start + shard_clips], chunksize=10))
-                _write_shard(directory / f"{number:03d}.npy", listing, clips)
+                write_shard(directory / f"{number:03d}.npy", listing, clips)
             on_progress((number + 1) / len(starts))
 
 
-def _write_shard(
+def write_shard(
     samples_path: Path, listing: Path, clips: list[tuple[npt.NDArray[np.int16], dict[str, object]]]
 ) -> None:
+    """Samples in a row and a line for each clip; the listing comes last, so a shard without one does not count."""
     np.save(samples_path, np.concatenate([samples for samples, _ in clips]))
     offset, lines = 0, []
     for samples, facts in clips:
@@ -211,7 +382,9 @@ def read_shard(listing: Path) -> Iterator[tuple[Clip, npt.NDArray[np.float32]]]:
     samples = np.load(listing.with_suffix(".npy"), mmap_mode="r")
     for line in listing.read_text(encoding="utf-8").splitlines():
         facts = json.loads(line)
-        clip = Clip(**{**facts, "phones": tuple((name, end) for name, end in facts["phones"])})
+        for name in ("phones", "units"):
+            facts[name] = tuple((sound, end) for sound, end in facts.get(name, ()))
+        clip = Clip(**facts)
         yield clip, samples[clip.offset : clip.offset + clip.num_samples].astype(np.float32) / 32768.0
 
 
@@ -220,17 +393,18 @@ def write_package(directory: Path, speaker: VirtualSpeaker, sentences: list[str]
     (directory / "train").mkdir(parents=True, exist_ok=True)
     rows = []
     for index, text in enumerate(sentences):
-        samples, _ = speak(speaker, text)
+        samples = speak(speaker, text).samples
         name = f"train/{100001 + index}.wav"
         soundfile.write(directory / name, samples, SAMPLE_RATE_HZ, subtype="PCM_16")
         rows.append(json.dumps({"wav_fn": name, "text": text}, ensure_ascii=False))
     (directory / "data.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def describe(tasks: list[tuple[VirtualSpeaker, str, float]]) -> dict[str, object]:
+def describe(tasks: list[Task]) -> dict[str, object]:
     """What a plan holds, for the model card."""
     return {
         "num_clips": len(tasks),
-        "num_words": sum(len(spoken_words(text)) for _, text, _ in tasks),
-        "speakers": [asdict(s) for s in sorted({s for s, _, _ in tasks}, key=lambda s: s.name)],
+        "num_mandarin_clips": sum(task.language == "zh" for task in tasks),
+        "num_english_words": sum(len(spoken_words(task.text)) for task in tasks if task.language == "en"),
+        "speakers": [asdict(s) for s in sorted({task.speaker for task in tasks}, key=lambda s: s.name)],
     }

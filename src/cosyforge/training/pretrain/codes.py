@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,10 +32,10 @@ def encode_clips(tokenizer: SpeechTokenizer, clips: list[PreparedClip]) -> list[
     return codes
 
 
-def load_or_encode(path: Path, tokenizer: SpeechTokenizer, clips: list[PreparedClip]) -> list[Tensor]:
+def load_or_encode(path: Path, tokenizer: Callable[[], SpeechTokenizer], clips: list[PreparedClip]) -> list[Tensor]:
     """The codes on disk, made now when they are missing; codes are only valid for the tokenizer that made them."""
     if not path.exists():
-        codes = encode_clips(tokenizer, clips)
+        codes = encode_clips(tokenizer(), clips)
         save_file(
             {"code": torch.cat(codes).to(torch.int16), "end": torch.tensor([len(c) for c in codes]).cumsum(0)},
             path.with_suffix(".part"),

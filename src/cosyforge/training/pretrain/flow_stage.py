@@ -1,6 +1,7 @@
 """Teach the flow to draw mel spectrograms from codes and a voice: flow matching, with a mu that already resembles the mel.
 
-Intelligibility comes from the prior loss on mu within minutes; the estimator adds the voice and the texture.
+Intelligibility comes from the prior loss on mu within minutes; the estimator adds the voice and the texture. Pairs of one speaker's
+sentences, the first of them given, teach it to go on in the voice of a prompt.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ PRIOR_WEIGHT = 0.3
 TIME_POWER = 1.5
 """More of the steps near t = 0, where the sentence is decided; the fine grain near t = 1 needs fewer."""
 _OWN_VECTOR_SHARE = 0.5
-"""How often a clip is drawn with its own speaker vector; else with its speaker's mean, as tuned and preset voices are."""
+"""How often a clip is drawn with its own speaker vector (a pair with its prompt's, as a clone is); else with its speaker's mean, as
+tuned and preset voices are."""
+_PAIR_SHARE = 0.35
 
 
 class FlowLossFunction:
@@ -32,32 +35,57 @@ class FlowLossFunction:
         self.flow, self.clips, self.codes, self.vectors = flow, clips, codes, vectors
         self.means = speaker_means(clips, vectors)
         self.sampler = LengthSampler([2 * len(code) for code in codes], frames_per_batch)
+        self.by_speaker: dict[str, list[int]] = {}
+        for index, clip in enumerate(clips):
+            self.by_speaker.setdefault(clip.clip.speaker, []).append(index)
 
     def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        batch = self.batch(self.sampler.draw(generator), generator)
+        chosen = self.sampler.draw(generator)
+        prompts: list[int] | None = None
+        if torch.rand(1, generator=generator).item() < _PAIR_SHARE:
+            chosen = chosen[: max(1, len(chosen) // 2)]
+            prompts = [self._other(index, generator) for index in chosen]
+        batch, cond_len = self.batch(chosen, generator, prompts)
         streaming = bool(torch.rand(1, generator=generator).item() < 0.5)
         with torch.autocast("cpu", torch.bfloat16):
             result = self.flow.loss(
-                batch, streaming=streaming, generator=generator, prior_weight=PRIOR_WEIGHT, t_power=TIME_POWER
+                batch,
+                streaming=streaming,
+                generator=generator,
+                cond_len=cond_len,
+                prior_weight=PRIOR_WEIGHT,
+                t_power=TIME_POWER,
             )
         return result.loss, {"prior": float(result.prior_loss)}
 
-    def batch(self, chosen: list[int], generator: torch.Generator) -> FlowBatch:
-        """The clips as padded tensors."""
+    def _other(self, index: int, generator: torch.Generator) -> int:
+        others = self.by_speaker[self.clips[index].clip.speaker]
+        return others[int(torch.randint(len(others), (1,), generator=generator))]
+
+    def batch(
+        self, chosen: list[int], generator: torch.Generator, prompts: list[int] | None = None
+    ) -> tuple[FlowBatch, Tensor | None]:
+        """The clips as padded tensors, each behind its prompt where there are some.
+
+        Returns: the batch, and the frames (B,) that are given, None where the loss shall draw them
+        """
         own = torch.rand(len(chosen), generator=generator) < _OWN_VECTOR_SHARE
+        heard = chosen if prompts is None else prompts
         vectors = [
-            self.vectors[i] if own[row] else self.means[self.clips[i].clip.speaker] for row, i in enumerate(chosen)
+            self.vectors[heard[row]] if own[row] else self.means[self.clips[i].clip.speaker]
+            for row, i in enumerate(chosen)
         ]
-        token = nn.utils.rnn.pad_sequence([self.codes[i] for i in chosen], batch_first=True)
-        mels = [self.clips[i].mel[: 2 * len(self.codes[i])].float() for i in chosen]
-        mel = nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2)
-        return FlowBatch(
-            token=token,
-            token_len=torch.tensor([len(self.codes[i]) for i in chosen]),
-            mel=mel,
-            mel_len=torch.tensor([len(m) for m in mels]),
+        rows = [[i] for i in chosen] if prompts is None else [[p, i] for p, i in zip(prompts, chosen, strict=True)]
+        tokens = [torch.cat([self.codes[i] for i in row]) for row in rows]
+        mels = [torch.cat([self.clips[i].mel[: 2 * len(self.codes[i])].float() for i in row]) for row in rows]
+        batch = FlowBatch(
+            token=nn.utils.rnn.pad_sequence(tokens, batch_first=True),
+            token_len=torch.tensor([len(token) for token in tokens]),
+            mel=nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2),
+            mel_len=torch.tensor([len(mel) for mel in mels]),
             speaker_embedding=torch.stack(vectors),
         )
+        return batch, None if prompts is None else torch.tensor([2 * len(self.codes[p]) for p in prompts])
 
 
 def speaker_means(clips: list[PreparedClip], vectors: Tensor) -> dict[str, Tensor]:

@@ -3,18 +3,24 @@
     corpus -> features -> speech_tokenizer -> codes -> speaker -> vocoder -> flow -> lm -> assemble
 
 A stage that is done is skipped; one that was stopped goes on. `assemble` may run at any time: it takes the best weights so far.
+`run_all` trains two networks at a time where there are two processes, and ends with a report.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import time
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pypinyin.phrases_dict import phrases_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,41 +31,82 @@ from cosyforge.cosyvoice.lm import SpeechLM
 from cosyforge.cosyvoice.speaker_encoder import SpeakerEncoder
 from cosyforge.cosyvoice.speech_tokenizer import SpeechTokenizer
 from cosyforge.cosyvoice.text_tokenizer import TextTokenizer
-from cosyforge.dataset.synthetic import Clip, generate_corpus, plan_corpus, shard_listings
+from cosyforge.dataset.synthetic import Clip, Lexicon, generate_corpus, plan_corpus, shard_listings
 from cosyforge.text.lexicon import english_phones, known_words
+from cosyforge.text.mandarin import pinyin_syllables
 from cosyforge.training.pretrain.assemble import assemble
 from cosyforge.training.pretrain.codes import load_or_encode
 from cosyforge.training.pretrain.corpus import PreparedClip, prepare_corpus, split_held_out
+from cosyforge.training.pretrain.extra_corpus import LEDGER, held_out_speakers, import_recordings
 from cosyforge.training.pretrain.flow_stage import FlowLossFunction
-from cosyforge.training.pretrain.lm_stage import LMExample, LMLossFunction, load_or_make_examples
+from cosyforge.training.pretrain.lm_stage import LMLossFunction, load_or_make_examples
+from cosyforge.training.pretrain.report import note_stage, write_report
 from cosyforge.training.pretrain.speaker_stage import SpeakerHead, SpeakerLoss, clips_by_speaker, embed_clips
-from cosyforge.training.pretrain.speech_tokenizer_stage import SpeechTokenizerLoss, TokenReader
+from cosyforge.training.pretrain.speech_tokenizer_stage import SpeechTokenizerLoss, TokenReader, num_speakers
 from cosyforge.training.pretrain.steps import StepPlan, load_averaged, run_steps
 from cosyforge.training.pretrain.vocoder_stage import VocoderLoss
 
 STAGES = ("corpus", "features", "speech_tokenizer", "codes", "speaker", "vocoder", "flow", "lm", "assemble")
 
 PLANS = {
-    "speech_tokenizer": StepPlan(5000, 1.5e-3, ema_decay=0.998),
-    "speaker": StepPlan(400, 2e-3, log_every=20, save_every=100),
-    "vocoder": StepPlan(8300, 1e-3, betas=(0.8, 0.99), warmup_steps=50, ema_decay=0.995, clip_norm=5.0, save_every=100),
-    "flow": StepPlan(6000, 2e-3, ema_decay=0.998, save_every=250),
-    "lm": StepPlan(5200, 2e-3, ema_decay=0.998, save_every=250),
+    "speech_tokenizer": StepPlan(8000, 1.5e-3, ema_decay=0.998),
+    "speaker": StepPlan(900, 2e-3, log_every=20, save_every=100),
+    "vocoder": StepPlan(
+        12000, 1e-3, betas=(0.8, 0.99), warmup_steps=50, ema_decay=0.995, clip_norm=5.0, save_every=100
+    ),
+    "flow": StepPlan(12000, 2e-3, ema_decay=0.998, save_every=250),
+    "lm": StepPlan(12000, 2e-3, ema_decay=0.998, save_every=250),
 }
+QUICK_PLANS = {
+    "speech_tokenizer": replace(PLANS["speech_tokenizer"], num_steps=900, warmup_steps=80, ema_decay=0.99),
+    "speaker": replace(PLANS["speaker"], num_steps=60, warmup_steps=10, log_every=10, save_every=30),
+    "vocoder": replace(PLANS["vocoder"], num_steps=1000, ema_decay=0.99),
+    "flow": replace(PLANS["flow"], num_steps=700, warmup_steps=80, ema_decay=0.99),
+    "lm": replace(PLANS["lm"], num_steps=950, warmup_steps=80, ema_decay=0.99),
+}
+"""A quarter of an hour on two cores: enough to see that every part learns, too little to be understood well."""
+NUM_CLIPS, QUICK_NUM_CLIPS = 16_000, 2_400
+
+_CHAINS = (
+    (("speaker", "vocoder"), ()),
+    (("speech_tokenizer", "codes"), ()),
+    (("lm",), ("codes",)),
+    (("flow",), ("codes", "vocoder")),
+)
+"""(stages that follow one another, last stages of the chains that must be done before); whatever may run does, two at a time."""
 
 
 @dataclass(frozen=True)
 class Workshop:
     """The work folder of a run.
 
-    num_clips: size of the corpus (9,000 clips are about seven hours of speech)
+    num_clips: size of the corpus (16,000 clips are about twelve hours of speech), None for the recipe's
+    quick: the short recipe; extra_corpus: a folder or zip of recordings that are mixed in
     """
 
     directory: Path
-    num_clips: int = 9000
+    num_clips: int | None = None
     num_processes: int = 2
     seed: int = 1986
     on_log: Callable[[str], None] = print
+    quick: bool = False
+    extra_corpus: Path | None = None
+
+    def plan(self, stage: str) -> StepPlan:
+        return (QUICK_PLANS if self.quick else PLANS)[stage]
+
+    def settings(self) -> dict[str, Any]:
+        """What the run was asked for."""
+        return {
+            "recipe": "quick" if self.quick else "whole",
+            "num_clips": self.corpus_size,
+            "seed": self.seed,
+            "extra_corpus": self.extra_corpus is not None,
+        }
+
+    @property
+    def corpus_size(self) -> int:
+        return self.num_clips or (QUICK_NUM_CLIPS if self.quick else NUM_CLIPS)
 
     def checkpoint(self, stage: str) -> Path:
         return self.directory / "work" / f"{stage}.pt"
@@ -67,20 +114,28 @@ class Workshop:
     def clips(self) -> list[PreparedClip]:
         return prepare_corpus(self.directory / "corpus", self.directory / "features", num_processes=self.num_processes)
 
-    def speech_tokenizer(self) -> SpeechTokenizer:
+    def training_rows(self, clips: list[PreparedClip]) -> list[int]:
+        """Which clips are trained on: neither the held-out sentences nor speakers that are kept as strangers."""
+        strangers = held_out_speakers(self.directory / "corpus")
+        kept, _ = split_held_out(list(range(len(clips))))
+        return [index for index in kept if clips[index].clip.speaker not in strangers]
+
+    def training_clips(self, clips: list[PreparedClip]) -> list[PreparedClip]:
+        return [clips[index] for index in self.training_rows(clips)]
+
+    def speech_tokenizer(self, clips: list[PreparedClip]) -> SpeechTokenizer:
         network = SpeechTokenizer(_config("speech_tokenizer"))
-        load_averaged(
-            self.checkpoint("speech_tokenizer"),
-            {"speech_tokenizer": network, "reader": TokenReader(network.config.fsq_dim)},
-        )
+        reader = TokenReader(network.config.fsq_dim, num_speakers(clips))
+        load_averaged(self.checkpoint("speech_tokenizer"), {"speech_tokenizer": network, "reader": reader})
         return network.eval()
 
     def codes(self, clips: list[PreparedClip]) -> list[Tensor]:
-        return load_or_encode(self.directory / "work" / "codes.safetensors", self.speech_tokenizer(), clips)
+        path = self.directory / "work" / "codes.safetensors"
+        return load_or_encode(path, lambda: self.speech_tokenizer(clips), clips)
 
     def speaker_encoder(self, clips: list[PreparedClip]) -> SpeakerEncoder:
         network = SpeakerEncoder(_config("speaker_encoder"))
-        head = SpeakerHead(network.config.embedding_size, len(clips_by_speaker(split_held_out(clips)[0])))
+        head = SpeakerHead(network.config.embedding_size, len(clips_by_speaker(self.training_clips(clips))))
         load_averaged(self.checkpoint("speaker"), {"speaker_encoder": network, "head": head})
         return network.eval()
 
@@ -91,12 +146,6 @@ class Workshop:
             save_file({"vectors": embed_clips(self.speaker_encoder(clips), clips)}, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
         return load_file(path)["vectors"]
-
-    def lm_examples(self) -> list[LMExample]:
-        clips = self.clips()
-        return load_or_make_examples(
-            self.directory / "work" / "lm_examples.pt", [c.clip for c in clips], self.codes(clips), self.num_processes
-        )
 
 
 def _config(name: str):  # type: ignore[no-untyped-def]  # one of five dataclasses
@@ -122,8 +171,49 @@ def run_stage(workshop: Workshop, stage: str, *, num_steps: int | None = None, o
     elif stage == "assemble":
         assemble(workshop, out or workshop.directory / "nano")
     else:
-        plan = PLANS[stage]
+        plan = workshop.plan(stage)
         _train(workshop, stage, plan if num_steps is None else replace(plan, num_steps=num_steps))
+
+
+def run_all(workshop: Workshop, *, num_threads: int = 2, out: Path | None = None) -> Path:
+    """Every stage that is not done yet, two networks at a time with two processes, then the model directory and the report.
+
+    Returns: the report's page. Raises: what a stage raises
+    """
+    run_stage(workshop, "corpus")
+    run_stage(workshop, "features")
+    if workshop.num_processes < 2:
+        for stages, _ in _CHAINS:
+            _run_chain(workshop, stages, num_threads)
+    else:
+        _run_chains(workshop, max(1, num_threads // 2))
+    run_stage(workshop, "assemble", out=out)
+    page = write_report(workshop.directory, workshop.settings())
+    workshop.on_log(f"report: {page}")
+    return page
+
+
+def _run_chains(workshop: Workshop, num_threads: int) -> None:
+    # children say what they do on the parent's output: they are given no callback, which could not be sent
+    sent = replace(workshop, on_log=print, num_processes=1)
+    waiting = list(_CHAINS)
+    done: set[str] = set()
+    # a fork of a process that has used torch's threads may hang
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running: dict[Future[None], tuple[str, ...]] = {}
+        while waiting or running:
+            for chain in [chain for chain in waiting if done.issuperset(chain[1])]:
+                waiting.remove(chain)
+                running[pool.submit(_run_chain, sent, chain[0], num_threads)] = chain[0]
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done |= {running.pop(future)[-1]}
+                future.result()
+
+
+def _run_chain(workshop: Workshop, stages: tuple[str, ...], num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    for stage in stages:
+        run_stage(workshop, stage)
 
 
 def _train(workshop: Workshop, stage: str, plan: StepPlan) -> None:
@@ -138,32 +228,67 @@ def _train(workshop: Workshop, stage: str, plan: StepPlan) -> None:
     modules, loss_function = builders[stage](workshop)
     num_parameters = sum(p.numel() for p in modules[next(iter(modules))].parameters())
     workshop.on_log(f"{stage}: {num_parameters / 1e6:.2f} million parameters, {plan.num_steps} steps")
+    began = time.monotonic()
     report = run_steps(modules, loss_function, plan, workshop.checkpoint(stage), on_log=workshop.on_log)
-    curve = workshop.directory / "work" / f"{stage}.curve.json"
-    curve.write_text(json.dumps(report.rows), encoding="utf-8")
+    work = workshop.directory / "work"
+    (work / f"{stage}.curve.json").write_text(json.dumps(report.rows), encoding="utf-8")
+    note_stage(
+        work,
+        stage,
+        duration_s=time.monotonic() - began,
+        num_steps=plan.num_steps,
+        seed=plan.seed,
+        num_parameters=num_parameters,
+    )
 
 
 def _make_corpus(workshop: Workshop) -> None:
-    tasks = plan_corpus(
-        workshop.num_clips, lambda word: english_phones(word) is not None, sorted(known_words()), seed=7
+    lexicon = Lexicon(
+        knows=lambda word: english_phones(word) is not None,
+        words=sorted(known_words()),
+        phrases=sorted(phrases_dict),
+        pinyin=pinyin_syllables,
     )
+    tasks = plan_corpus(workshop.corpus_size, lexicon, seed=7)
     generate_corpus(
         workshop.directory / "corpus",
         tasks,
         num_processes=workshop.num_processes,
         on_progress=lambda share: workshop.on_log(f"corpus {share:.0%}"),
     )
+    if workshop.extra_corpus is not None:
+        _add_recordings(workshop, workshop.extra_corpus)
+
+
+def _add_recordings(workshop: Workshop, source: Path) -> None:
+    """Raises: ValueError when networks have already been trained on a corpus without them"""
+    corpus = workshop.directory / "corpus"
+    if any((workshop.directory / "work").glob("*.pt")):
+        if not (corpus / LEDGER).exists():
+            raise ValueError(
+                f"{workshop.directory} holds networks that were trained without the recordings of {source}; give another --work folder"
+            )
+        workshop.on_log(
+            "the recordings are those of the run's beginning: the corpus stays as it is once training began"
+        )
+        return
+    report = import_recordings(
+        source, corpus, num_processes=workshop.num_processes, on_progress=lambda share: None, on_log=workshop.on_log
+    )
+    workshop.on_log(report.summary)
 
 
 def _build_speech_tokenizer(workshop: Workshop):  # type: ignore[no-untyped-def]
     network = SpeechTokenizer(_config("speech_tokenizer"))
-    reader = TokenReader(network.config.fsq_dim)
-    training, _ = split_held_out(workshop.clips())
-    return {"speech_tokenizer": network, "reader": reader}, SpeechTokenizerLoss(network, reader, training)
+    clips = workshop.clips()
+    reader = TokenReader(network.config.fsq_dim, num_speakers(clips))
+    return {"speech_tokenizer": network, "reader": reader}, SpeechTokenizerLoss(
+        network, reader, workshop.training_clips(clips)
+    )
 
 
 def _build_speaker(workshop: Workshop):  # type: ignore[no-untyped-def]
-    training, _ = split_held_out(workshop.clips())
+    training = workshop.training_clips(workshop.clips())
     network = SpeakerEncoder(_config("speaker_encoder"))
     head = SpeakerHead(network.config.embedding_size, len(clips_by_speaker(training)))
     return {"speaker_encoder": network, "head": head}, SpeakerLoss(network, head, training)
@@ -172,23 +297,33 @@ def _build_speaker(workshop: Workshop):  # type: ignore[no-untyped-def]
 def _build_vocoder(workshop: Workshop):  # type: ignore[no-untyped-def]
     clips = workshop.clips()
     network = HiFT(_config("hift"))
-    return {"hift": network}, VocoderLoss(network, clips, _reader(workshop, [clip.clip for clip in clips]))
+    rows = workshop.training_rows(clips)
+    read = _reader(workshop, [clip.clip for clip in clips])
+    return {"hift": network}, VocoderLoss(network, [clips[i] for i in rows], lambda index: read(rows[index]))
 
 
 def _build_flow(workshop: Workshop):  # type: ignore[no-untyped-def]
     clips = workshop.clips()
     network = Flow(_config("flow"))
-    keep, _ = split_held_out(list(range(len(clips))))
+    rows = workshop.training_rows(clips)
     codes, vectors = workshop.codes(clips), workshop.vectors(clips)
     return {"flow": network}, FlowLossFunction(
-        network, [clips[i] for i in keep], [codes[i] for i in keep], vectors[keep]
+        network, [clips[i] for i in rows], [codes[i] for i in rows], vectors[rows]
     )
 
 
 def _build_lm(workshop: Workshop):  # type: ignore[no-untyped-def]
     network = SpeechLM(_config("lm"))
-    training, _ = split_held_out(workshop.lm_examples())
-    return {"lm": network}, LMLossFunction(network, training, TextTokenizer.byte_level())
+    clips = workshop.clips()
+    rows = workshop.training_rows(clips)
+    codes = workshop.codes(clips)
+    examples = load_or_make_examples(
+        workshop.directory / "work" / "lm_examples.pt",
+        [clips[i].clip for i in rows],
+        [codes[i] for i in rows],
+        workshop.num_processes,
+    )
+    return {"lm": network}, LMLossFunction(network, examples, TextTokenizer.byte_level())
 
 
 def _reader(workshop: Workshop, clips: list[Clip]) -> Callable[[int], npt.NDArray[np.float32]]:

@@ -1,6 +1,8 @@
-"""Teach the speech tokenizer to keep what is said: its 25 Hz codes must tell the phone of every 20 ms, the melody and the voicing.
+"""Teach the speech tokenizer to keep what is said: its 25 Hz codes must tell the phone of every 20 ms, the melody, the voicing and the mel.
 
-Frame cross-entropy on phone labels learns in minutes what reconstruction learns in days; the labels come from the synthesizer.
+Frame cross-entropy on phone labels learns in minutes what reconstruction learns in days; the labels come from the synthesizer. What of
+the mel is left (bursts, stress, the way from sound to sound) is asked for by redrawing it with the speaker given, so that the codes need
+not tell who speaks.
 """
 
 from __future__ import annotations
@@ -17,27 +19,36 @@ from cosyforge.training.pretrain.sampler import LengthSampler
 _FRAMES_PER_TOKEN = 2
 _MELODY_WEIGHT = 0.5
 _VOICING_WEIGHT = 0.2
+_MEL_WEIGHT = 0.4
+_MEL_BINS = 80
 
 
 class TokenReader(nn.Module):
-    """Reads phones, log pitch and voicing back from the codes; exists for training and evaluation alone.
+    """Reads phones, log pitch, voicing and mel back from the codes; exists for training and evaluation alone.
 
-    Shapes: levels (B, S, fsq_dim) -> phone scores (B, 2S, P), log pitch (B, 2S), voicing score (B, 2S)
+    Shapes: levels (B, S, fsq_dim), speaker (B,) index or -1 for a stranger
+        -> phone scores (B, 2S, P), log pitch (B, 2S), voicing score (B, 2S), mel (B, 2S, 80)
     """
 
-    def __init__(self, fsq_dim: int, width: int = 192, depth: int = 3) -> None:
+    def __init__(self, fsq_dim: int, num_speakers: int, width: int = 192, depth: int = 3) -> None:
         super().__init__()
         self.enter = nn.Linear(fsq_dim, width)
         self.convs = nn.ModuleList(nn.Conv1d(width, width, 5, padding=2) for _ in range(depth))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
         self.leave = nn.Linear(width, _FRAMES_PER_TOKEN * (len(PHONES) + 2))
+        self.speaker = nn.Embedding(num_speakers + 1, width)
+        self.draw = nn.Conv1d(width, width, 5, padding=2)
+        self.mel = nn.Linear(width, _FRAMES_PER_TOKEN * _MEL_BINS)
 
-    def forward(self, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, levels: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = self.enter(levels)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = x + F.gelu(conv(norm(x).transpose(1, 2))).transpose(1, 2)
         out = self.leave(x).unflatten(-1, (_FRAMES_PER_TOKEN, -1)).flatten(1, 2)  # (B, 2S, P + 2)
-        return out[..., :-2], out[..., -2], out[..., -1]
+        voiced = x + self.speaker(speaker + 1)[:, None]
+        drawn = voiced + F.gelu(self.draw(voiced.transpose(1, 2))).transpose(1, 2)
+        mel = self.mel(drawn).unflatten(-1, (_FRAMES_PER_TOKEN, -1)).flatten(1, 2)
+        return out[..., :-2], out[..., -2], out[..., -1], mel
 
 
 def warp_whisper(mel: Tensor, generator: torch.Generator) -> Tensor:
@@ -65,13 +76,14 @@ def warp_whisper(mel: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class SpeechTokenizerLoss:
-    """Draws a batch of labelled clips and scores what the codes tell."""
+    """Draws a batch of clips and scores what the codes tell; a clip without phone times is judged by melody and mel alone."""
 
     def __init__(
         self, tokenizer: SpeechTokenizer, reader: TokenReader, clips: list[PreparedClip], frames_per_batch: int = 1300
     ) -> None:
         self.tokenizer, self.reader = tokenizer, reader
-        self.clips = [clip for clip in clips if clip.is_labelled]
+        self.clips = clips
+        self.speaker_index = {name: index for index, name in enumerate(sorted({c.clip.speaker for c in clips}))}
         self.sampler = LengthSampler([len(clip.mel) for clip in self.clips], frames_per_batch)
 
     def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -86,26 +98,53 @@ class SpeechTokenizerLoss:
         with torch.autocast("cpu", torch.bfloat16):
             hidden, _ = self.tokenizer.encode_hidden(mel, mel_len)
         levels = self.tokenizer.quantize_ste(hidden.float())
-        phone, melody, voicing = self.reader(levels)
-        label, f0 = _targets(clips, phone.shape[1])
+        speaker = torch.tensor([self.speaker_index.get(clip.clip.speaker, -1) for clip in clips])
+        phone, melody, voicing, drawn = self.reader(levels, speaker)
+        label, f0, is_real = _targets(clips, phone.shape[1])
         known = label >= 0
-        phone_loss = F.cross_entropy(phone[known], label[known])
-        is_voiced = (f0 > 0) & known
-        melody_loss = (melody - _relative_log_f0(f0)).abs()[is_voiced].mean()
-        voicing_loss = F.binary_cross_entropy_with_logits(voicing[known], is_voiced[known].float())
-        correct = (phone.argmax(-1) == label)[known].float().mean()
-        loss = phone_loss + _MELODY_WEIGHT * melody_loss + _VOICING_WEIGHT * voicing_loss
-        return loss, {"phone": phone_loss.item(), "correct": correct.item(), "melody": melody_loss.item()}
+        num_known = known.sum().clamp(min=1)
+        phone_loss = F.cross_entropy(phone[known], label[known], reduction="sum") / num_known
+        is_voiced = f0 > 0
+        melody_loss = (melody - _relative_log_f0(f0)).abs()[is_voiced].sum() / is_voiced.sum().clamp(min=1)
+        voicing_loss = F.binary_cross_entropy_with_logits(voicing[is_real], is_voiced[is_real].float())
+        correct = (phone.argmax(-1) == label)[known].sum() / num_known
+        mel_loss = _mel_distance(clips, drawn)
+        loss = phone_loss + _MELODY_WEIGHT * melody_loss + _VOICING_WEIGHT * voicing_loss + _MEL_WEIGHT * mel_loss
+        return loss, {
+            "phone": phone_loss.item(),
+            "correct": correct.item(),
+            "melody": melody_loss.item(),
+            "mel": mel_loss.item(),
+        }
 
 
-def _targets(clips: list[PreparedClip], num_frames: int) -> tuple[Tensor, Tensor]:
+def num_speakers(clips: list[PreparedClip]) -> int:
+    """How many speakers a corpus has, held-out sentences included."""
+    return len({clip.clip.speaker for clip in clips})
+
+
+def _targets(clips: list[PreparedClip], num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Phone index or -1, pitch in Hz or 0, and which frames exist, each (B, num_frames)."""
     label = torch.full((len(clips), num_frames), -1, dtype=torch.long)
     f0 = torch.zeros(len(clips), num_frames)
+    is_real = torch.zeros(len(clips), num_frames, dtype=torch.bool)
     for row, clip in enumerate(clips):
         count = min(num_frames, len(clip.label))
         label[row, :count] = clip.label[:count].long()
         f0[row, :count] = clip.f0[:count]
-    return label, f0
+        is_real[row, :count] = True
+    return label, f0, is_real
+
+
+def _mel_distance(clips: list[PreparedClip], drawn: Tensor) -> Tensor:
+    """Mean absolute error to the clips' own mel, each clip's level apart. Shapes: drawn (B, 2S, 80) -> ()."""
+    total, count = drawn.new_zeros(()), 0
+    for row, clip in enumerate(clips):
+        num_frames = min(drawn.shape[1], len(clip.mel))
+        mel = clip.mel[:num_frames].float()
+        total = total + (drawn[row, :num_frames] - (mel - mel.mean())).abs().sum()
+        count += num_frames * _MEL_BINS
+    return total / count
 
 
 def _relative_log_f0(f0: Tensor) -> Tensor:
