@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import cosyforge.cli_tuning_trial  # noqa: F401 its command
 from cosyforge.cli_platform import app
 from cosyforge.errors import InvalidDataset, InvalidParameter, PlatformError
 
@@ -187,34 +188,71 @@ def _with_sounds(request: SynthesisRequest, text: str) -> Iterator[SynthesisRequ
 def evaluate(
     model: _Model = None,
     base: _Base = None,
-    voice: Annotated[str | None, typer.Option(help="Voice of the model; default is its first.")] = None,
-    references: Annotated[Path | None, typer.Option(help="Folder of WAV files of the real speaker.")] = None,
-    sentences: Annotated[Path | None, typer.Option(help="Text file, one sentence per line.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    voice: Annotated[
+        list[str] | None, typer.Option(help="Voice of the model, repeatable; default is its first.")
+    ] = None,
+    all_voices: Annotated[bool, typer.Option("--all-voices", help="Every voice of the model.")] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            "--references",
+            exists=True,
+            help="Recordings: zip or folder (data.jsonl, train/*.wav), folder of such ones by voice, or of WAV files.",
+        ),
+    ] = None,
+    num_references: Annotated[int | None, typer.Option(min=1, help="Of each reference at most so many clips.")] = None,
+    reference_texts: Annotated[bool, typer.Option("--reference-texts", help="Say the recordings' texts, too.")] = False,
+    sentences: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Text file, one sentence per line.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="en, zh, all, or own: each voice its own language.")] = "own",
+    num_sentences: Annotated[int | None, typer.Option(min=1, help="At most so many sentences per language.")] = None,
+    stress: Annotated[int, typer.Option(min=0, help="Besides, so many sentences of 2 to 40 words.")] = 0,
+    clones: Annotated[bool, typer.Option("--clones", help="Besides, clone each reference from 8 seconds.")] = False,
+    recogniser: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            envvar="COSYFORGE_RECOGNISER",
+            help="Larger English recogniser in pocketsphinx layout (acoustic model, *.lm.bin, *.dict).",
+        ),
+    ] = None,
+    players: Annotated[int, typer.Option(min=0, help="Of each voice so many texts can be heard on the page.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, max=65535, help="Same seed, same audio.")] = 0,
+    num_threads: Annotated[int | None, typer.Option(min=1, help="Threads; default is torch's choice.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.html, report.json and clips; goes on where it was.")
+    ] = None,
 ) -> None:
-    """Measure a voice: words understood by a recogniser, likeness to recordings, pitch, pace, faults."""
-    from cosyforge.audio.wav import read_wav
-    from cosyforge.evaluation.scorecard import Recording, evaluate_model
-    from cosyforge.evaluation.sentences import EVERYDAY
-    from cosyforge.evaluation.similarity import VoiceEncoder
-    from cosyforge.evaluation.transcriber import PocketsphinxTranscriber
-    from cosyforge.synthesis.engine import Engine
+    """Measure voices: words and phones understood, likeness, pitch, pace, pauses, noise, faults; by stage, as JSON and page."""
+    import torch
 
-    engine = Engine(_base_directory(model), base_directory=base)
-    lines = sentences.read_text(encoding="utf-8").splitlines() if sentences else list(EVERYDAY)
-    clips = [Recording(*read_wav(path), "") for path in sorted(references.glob("*.wav"))] if references else []
-    card = evaluate_model(
-        engine,
-        [line.strip() for line in lines if line.strip()],
-        clips,
-        PocketsphinxTranscriber(),
-        VoiceEncoder.load() if clips else None,
-        voice=voice or next(iter(engine.voices())),
+    from cosyforge.evaluation.run import Options, run_evaluation
+
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    options = Options(
+        model=model,
+        base=base,
+        voices=voice or (),
+        all_voices=all_voices,
+        reference=reference,
+        num_references=num_references,
+        says_references=reference_texts,
+        sentences=sentences,
+        language=language,
+        num_sentences=num_sentences,
+        stress=stress,
+        clones=clones,
+        recogniser=recogniser,
+        players=players,
+        seed=seed,
+        out=out,
     )
-    text = json.dumps(card.to_json(), indent=2, ensure_ascii=False)
-    if out:
-        out.write_text(text + "\n", encoding="utf-8")
-    typer.echo(text)
+    report = run_evaluation(options, lambda line: typer.echo(line, err=True))
+    typer.echo(json.dumps(report.to_json() if out is None else report.headline(), indent=2, ensure_ascii=False))
 
 
 @app.command()
@@ -260,25 +298,42 @@ def export_weights_command(
 
 @app.command()
 def pretrain(
-    work: Annotated[Path, typer.Option(help="Folder for corpus, features and checkpoints (about 4 GB).")],
+    work: Annotated[Path, typer.Option(help="Folder for corpus, features and checkpoints (about 6 GB).")],
     out: Annotated[Path | None, typer.Option(help="Model directory to write; default WORK/nano.")] = None,
     stage: Annotated[str, typer.Option(help="One stage, or all.")] = "all",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small corpus and few steps: about a quarter of an hour.")
+    ] = False,
+    extra_corpus: Annotated[
+        Path | None, typer.Option(exists=True, help="Recordings to mix in: packages or LibriTTS (docs/pretraining.md).")
+    ] = None,
     num_clips: Annotated[
-        int, typer.Option(min=100, help="Size of the corpus; 9,000 are seven hours of speech.")
-    ] = 9000,
-    num_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the stage instead of its plan's.")] = None,
-    num_processes: Annotated[int, typer.Option(min=1, help="Processes for corpus and features.")] = 2,
+        int | None, typer.Option(min=100, help="Size of the corpus; 16,000 are twelve hours of speech.")
+    ] = None,
+    num_steps: Annotated[int | None, typer.Option(min=1, help="Steps of one stage instead of its plan's.")] = None,
+    num_processes: Annotated[int, typer.Option(min=1, help="Processes for corpus, features and networks.")] = 2,
     num_threads: Annotated[int, typer.Option(min=1, help="Threads for training.")] = 2,
 ) -> None:
     """The built-in base model from nothing; stopped and started again it goes on."""
     import torch
 
-    from cosyforge.training.pretrain.run import STAGES, Workshop, run_stage
+    from cosyforge.training.pretrain.run import Workshop, run_all, run_stage
 
     torch.set_num_threads(num_threads)
-    workshop = Workshop(work, num_clips=num_clips, num_processes=num_processes, on_log=typer.echo)
-    for name in STAGES if stage == "all" else (stage,):
-        run_stage(workshop, name, num_steps=num_steps, out=out)
+    workshop = Workshop(
+        work,
+        num_clips=num_clips,
+        num_processes=num_processes,
+        on_log=typer.echo,
+        quick=quick,
+        extra_corpus=extra_corpus,
+    )
+    if stage == "all":
+        if num_steps is not None:
+            raise InvalidParameter("--num-steps is for one stage: name it with --stage")
+        run_all(workshop, num_threads=num_threads, out=out)
+    else:
+        run_stage(workshop, stage, num_steps=num_steps, out=out)
 
 
 if __name__ == "__main__":

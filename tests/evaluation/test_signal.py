@@ -62,3 +62,32 @@ def test_faults_are_named_by_the_speaking_rate(speech_s: float, num_phones: int,
     figures = SignalFigures(speech_s, speech_s, 0.0, 0.0, -60.0, 0.0, 120.0)
 
     assert fault(figures, num_phones) == expected
+
+
+def test_pauses_are_counted_where_they_are_longer_than_the_closure_of_a_stop() -> None:
+    quiet = np.zeros(16000, dtype=np.float32)
+    clip = np.concatenate([tone(120, 0.6), quiet[:8000], tone(120, 0.6), quiet[:960], tone(120, 0.6)])
+
+    figures = measure(clip, 16000)
+
+    assert figures.num_pauses == 1
+    assert figures.pause_share == pytest.approx(0.56 / 2.36, abs=0.03)
+
+
+def test_noise_lowers_the_signal_to_noise_ratio_by_its_level() -> None:
+    rng = np.random.default_rng(2)
+    clip = np.concatenate([np.zeros(8000, dtype=np.float32), tone(150, 1.0), np.zeros(8000, dtype=np.float32)])
+    speech_db = 10 * np.log10(np.mean(tone(150, 1.0).astype(np.float64) ** 2))
+
+    for noise_db in (-60.0, -40.0):
+        noisy = clip + rng.normal(0, 10 ** (noise_db / 20), clip.size).astype(np.float32)
+        assert measure(noisy, 16000).snr_db == pytest.approx(speech_db - noise_db, abs=1.5)
+    assert measure(np.zeros(16000, dtype=np.float32), 16000).snr_db is None
+
+
+def test_a_melody_has_a_range_and_a_monotone_has_none() -> None:
+    monotone = np.concatenate([tone(150, 0.5), tone(150, 0.5)])
+    melody = np.concatenate([tone(100, 0.5), tone(200, 0.5)])
+
+    assert measure(monotone, 16000).f0_range_semitones == pytest.approx(0, abs=0.2)
+    assert measure(melody, 16000).f0_range_semitones == pytest.approx(12, abs=0.5)

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosyforge.evaluation.wer import WordErrors, corpus_errors, normalise_words, repeated_words, word_errors
+from cosyforge.evaluation.wer import (
+    WordErrors,
+    corpus_errors,
+    normalise_words,
+    repeated_words,
+    syllable_errors,
+    word_errors,
+)
 
 WORDS = st.lists(st.sampled_from(["red", "green", "blue", "grey"]), max_size=8)
 texts = WORDS.map(" ".join)
@@ -75,3 +82,26 @@ def test_no_reference_words_have_no_rate() -> None:
 )
 def test_words_said_twice_are_found_unless_the_text_repeats_them(reference: str, heard: str, expected: int) -> None:
     assert repeated_words(reference, heard) == expected
+
+
+def test_syllables_are_compared_with_and_without_their_tones() -> None:
+    wanted, heard = ["ma1", "ma5", "hen3", "lü4"], ["ma3", "ma", "heng3", "lv4"]
+
+    assert syllable_errors(wanted, heard, tones=False) == WordErrors(1, 0, 0, 4)
+    assert syllable_errors(wanted, heard, tones=True) == WordErrors(2, 0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "heard", "errors"),
+    [
+        ("ni3 hao3", "ni2 hao3", 0),  # the first of two third tones rises
+        ("hao3 ma5", "hao2 ma5", 1),  # no third tone behind it
+        ("yi1 ge4", "yi2 ge4", 0),
+        ("bu4 shi4", "bu2 shi4", 0),
+        ("bu3 yi1", "bu2 yi1", 1),  # 补, not 不
+        ("ta1 lai2", "ta1", 1),
+        ("ta1", "ta1 ta1", 1),
+    ],
+)
+def test_tones_that_fluent_speech_changes_are_right_either_way(wanted: str, heard: str, errors: int) -> None:
+    assert syllable_errors(wanted.split(), heard.split(), tones=True).errors == errors

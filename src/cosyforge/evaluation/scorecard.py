@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cosyforge.evaluation.phones import count_phones as count_phones
 from cosyforge.evaluation.signal import SignalFigures, fault, measure, phones_per_s
 from cosyforge.evaluation.similarity import VoiceEncoder, similarity
 from cosyforge.evaluation.transcriber import Transcriber
 from cosyforge.evaluation.wer import WordErrors, normalise_words, repeated_words, word_errors
-from cosyforge.text.lexicon import english_phones
 
 Vector = npt.NDArray[np.float32]
 
@@ -159,12 +159,6 @@ class Judge:
             spoken_clips=clips,
             recorded_clips=self.recorded_clips,
         )
-
-
-def count_phones(text: str) -> int | None:
-    """Phones of an English text, None when a word is in no dictionary."""
-    phones = [english_phones(word) for word in normalise_words(text)]
-    return None if None in phones else sum(len(word) for word in phones if word)
 
 
 def _key(text: str) -> tuple[str, ...]:

@@ -15,8 +15,12 @@ Samples = npt.NDArray[np.float32]
 _FRAME_S = 0.02
 _SPEECH_DB = 35.0
 """A frame counts as speech when it is at most so far below the loud ones (95th percentile)."""
+_LOUD_DB = 15.0
+"""Vowels lie within so much of the loudest frames."""
 _SILENT_DBFS = -70.0
 _CLIPPED_AT = 0.999
+_PAUSE_S = 0.15
+"""Shorter silences are the closures of stops (p, t, k), not pauses."""
 
 _LOWEST_F0_HZ = 60.0
 _HIGHEST_F0_HZ = 400.0
@@ -47,6 +51,15 @@ class SignalFigures:
     """Inside of the speech, not before or after."""
     median_f0_hz: float | None
     """None when nothing is voiced."""
+    f0_range_semitones: float | None = None
+    """From the tenth to the ninetieth percentile of the voiced frames: small for a monotone; None as above."""
+    num_pauses: int = 0
+    """Silences of 0.15 s and more inside of the speech."""
+    pause_share: float = 0.0
+    """Of the time from the first to the last frame of speech."""
+    snr_db: float | None = None
+    """Mean level of the loud speech over that of the quietest twentieth of the clip. A clip without any pause has speech
+    there, so its figure is a lower bound; None for a silent clip."""
 
 
 def measure(samples: Samples, sample_rate_hz: int) -> SignalFigures:
@@ -58,14 +71,22 @@ def measure(samples: Samples, sample_rate_hz: int) -> SignalFigures:
     is_speech = _speech_frames(levels)
     spoken = np.flatnonzero(is_speech)
     inside = is_speech[spoken[0] : spoken[-1] + 1] if spoken.size else is_speech[:0]
+    pauses = _run_lengths(~inside) * _FRAME_S
+    f0_hz = voiced_f0_hz(samples, sample_rate_hz)
     return SignalFigures(
         duration_s=len(samples) / sample_rate_hz,
         speech_s=len(inside) * _FRAME_S,
         clipped_share=clipped_share(samples),
         silence_share=float(1.0 - is_speech.mean()),
         noise_floor_db=float(np.percentile(levels, 5)),
-        longest_pause_s=_longest_run(~inside) * _FRAME_S,
-        median_f0_hz=median_f0_hz(samples, sample_rate_hz),
+        longest_pause_s=float(pauses.max(initial=0.0)),
+        median_f0_hz=float(np.median(f0_hz)) if f0_hz.size else None,
+        f0_range_semitones=float(12 * np.log2(np.percentile(f0_hz, 90) / np.percentile(f0_hz, 10)))
+        if f0_hz.size
+        else None,
+        num_pauses=int(np.sum(pauses >= _PAUSE_S)),
+        pause_share=float(np.mean(~inside)) if inside.size else 0.0,
+        snr_db=_snr_db(levels) if spoken.size else None,
     )
 
 
@@ -91,16 +112,22 @@ def frame_levels_db(samples: Samples, sample_rate_hz: int) -> npt.NDArray[np.flo
 
 def median_f0_hz(samples: Samples, sample_rate_hz: int) -> float | None:
     """Middle pitch of the voiced frames, by autocorrelation; None when nothing between 60 and 400 Hz is periodic."""
+    f0_hz = voiced_f0_hz(samples, sample_rate_hz)
+    return float(np.median(f0_hz)) if f0_hz.size else None
+
+
+def voiced_f0_hz(samples: Samples, sample_rate_hz: int) -> npt.NDArray[np.float64]:
+    """Pitch of each voiced frame, 10 ms apart; frames of silence and noise are left out. Shapes: (L,) -> (N,)"""
     window = round(_F0_WINDOW_S * sample_rate_hz)
     if len(samples) < window:
-        return None
+        return np.zeros(0)
     hop = window // 4
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop].astype(np.float64)
     levels = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-12)
     correlation = _normalised_autocorrelation(frames[_speech_frames(levels)])
     shortest, longest = int(sample_rate_hz / _HIGHEST_F0_HZ), int(sample_rate_hz / _LOWEST_F0_HZ)
     lags = [shortest + lag for row in correlation[:, shortest : longest + 1] if (lag := _period(row)) is not None]
-    return float(sample_rate_hz / np.median(lags)) if lags else None
+    return sample_rate_hz / np.asarray(lags)
 
 
 def phones_per_s(figures: SignalFigures, num_phones: int) -> float | None:
@@ -126,9 +153,21 @@ def _speech_frames(levels_db: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     return np.asarray(levels_db > max(loud - _SPEECH_DB, _SILENT_DBFS))
 
 
-def _longest_run(flags: npt.NDArray[np.bool_]) -> int:
+def _run_lengths(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """How long each unbroken row of true flags is."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return int((edges[1::2] - edges[::2]).max(initial=0))
+    return np.asarray(edges[1::2] - edges[::2])
+
+
+def _snr_db(levels_db: npt.NDArray[np.float64]) -> float:
+    """The loud frames against the quietest twentieth; noise that fills the pauses must not count as speech."""
+    loud = levels_db > np.percentile(levels_db, 95) - _LOUD_DB
+    return _mean_db(levels_db[loud]) - _mean_db(levels_db[levels_db <= np.percentile(levels_db, 5)])
+
+
+def _mean_db(levels_db: npt.NDArray[np.float64]) -> float:
+    """The level of the mean power."""
+    return float(10 * np.log10(np.mean(10 ** (levels_db / 10))))
 
 
 def _normalised_autocorrelation(frames: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -9,7 +9,6 @@ Source: Wan et al., Generalized End-to-End Loss for Speaker Verification; weight
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cosyforge.audio.resample import resample
+from cosyforge.evaluation.slaney import slaney_filters
 
 Clip = tuple[npt.NDArray[np.float32], int]
 """Samples (L,) and their rate in Hz."""
@@ -148,20 +148,7 @@ def _power_mel(speech: Tensor) -> Tensor:
     """Shapes: speech (L,) at 16 kHz -> (L // 160 + 1, 40) power in Slaney mel bins."""
     window = torch.hann_window(_N_FFT)
     spectrum = torch.stft(speech, _N_FFT, _HOP, window=window, center=True, pad_mode="constant", return_complex=True)
-    return spectrum.abs().square().T @ _filters()
-
-
-@lru_cache(maxsize=1)
-def _filters() -> Tensor:
-    """Triangles of equal area on the mel scale of Slaney's Auditory Toolbox, 0 Hz to 8 kHz: (201, 40)."""
-    # the scale is linear to 1 kHz (15 mel of 200/3 Hz), then 27 mel for each factor of 6.4
-    top_mel = 15 + np.log(_RATE_HZ / 2 / 1000) / np.log(6.4) * 27
-    mel = np.linspace(0, top_mel, _BINS + 2)
-    edges_hz = np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
-    fft_hz = np.linspace(0, _RATE_HZ / 2, _N_FFT // 2 + 1)[:, None]
-    low, centre, high = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
-    triangles = np.minimum((fft_hz - low) / (centre - low), (high - fft_hz) / (high - centre)).clip(min=0)
-    return torch.from_numpy((triangles * 2 / (high - low)).astype(np.float32))
+    return spectrum.abs().square().T @ slaney_filters(_RATE_HZ, _N_FFT, _BINS)
 
 
 def _unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,10 +1,12 @@
-"""Word errors: what was meant against what was heard. Knows words alone, no audio."""
+"""Word and syllable errors: what was meant against what was heard. Knows text alone, no audio."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from cosyforge.evaluation.alignment import Step, align
 
 _NO_LETTER = re.compile(r"[^\w']+|_")
 
@@ -17,7 +19,7 @@ class WordErrors:
     insertions: int = 0
     deletions: int = 0
     num_words: int = 0
-    """Words of the reference, the denominator of every rate."""
+    """Words (or phones, or syllables) of the reference, the denominator of every rate."""
 
     @property
     def errors(self) -> int:
@@ -60,7 +62,11 @@ def word_errors(reference: str, heard: str) -> WordErrors:
 
     Among equally short ways the one with most substitutions is counted, so that the three counts are determined.
     """
-    wanted, got = normalise_words(reference), normalise_words(heard)
+    return sequence_errors(normalise_words(reference), normalise_words(heard))
+
+
+def sequence_errors(wanted: Sequence[str], got: Sequence[str]) -> WordErrors:
+    """As word_errors, for units of any kind; the number of words is then the number of wanted units."""
     # one row at a time; a cell is (errors, insertions, deletions), and the smallest cell wins
     row = [(j, j, 0) for j in range(len(got) + 1)]
     for i, word in enumerate(wanted, start=1):
@@ -75,6 +81,16 @@ def word_errors(reference: str, heard: str) -> WordErrors:
             row.append(min(replaced, inserted, deleted))
     errors, insertions, deletions = row[-1]
     return WordErrors(errors - insertions - deletions, insertions, deletions, len(wanted))
+
+
+def count_errors(steps: Sequence[Step]) -> WordErrors:
+    """Count what an alignment changes; the number of words is that of the wanted units."""
+    return WordErrors(
+        substitutions=sum(bool(step.wanted and step.heard and step.wanted != step.heard) for step in steps),
+        insertions=sum(step.wanted is None for step in steps),
+        deletions=sum(step.heard is None for step in steps),
+        num_words=sum(step.wanted is not None for step in steps),
+    )
 
 
 def corpus_errors(pairs: Iterable[tuple[str, str]]) -> WordErrors:
@@ -94,3 +110,48 @@ def _num_repeated(words: list[str]) -> int:
         repeated += lengths[0] if lengths else 0
         index += lengths[0] if lengths else 1
     return repeated
+
+
+# --- Mandarin -------------------------------------------------------------------------------------------------------
+
+_TONE = re.compile(r"([0-5]?)$")
+
+
+def syllable_errors(wanted: Sequence[str], heard: Sequence[str], *, tones: bool) -> WordErrors:
+    """Count syllable errors of Mandarin in pinyin with tone digits ("ni3", "hao3").
+
+    tones: whether a wrong tone makes a syllable wrong. What fluent speech changes is right either way: the first of two
+    third tones as a second one, 一 and 不 in the tone that their neighbour asks for
+    """
+    if not tones:
+        return sequence_errors([toneless(each) for each in wanted], [toneless(each) for each in heard])
+    spoken = [toned(each) for each in heard]
+    return count_errors(align([[(way,) for way in ways] for ways in _spoken_tones(wanted)], spoken))
+
+
+def _spoken_tones(syllables: Sequence[str]) -> list[list[str]]:
+    """Per syllable the forms in which it may be spoken where it stands."""
+    plain = [toned(each) for each in syllables]
+    forms = []
+    for syllable, following in zip(plain, [*plain[1:], ""], strict=True):
+        ways = [syllable]
+        if syllable[-1] == "3" and following[-1:] == "3":
+            ways.append(f"{syllable[:-1]}2")
+        if syllable[:-1] == "yi":
+            ways += ["yi2", "yi4", "yi1"]
+        if syllable[:-1] == "bu" and syllable[-1] in "24":
+            ways += ["bu2", "bu4"]
+        forms.append(ways)
+    return forms
+
+
+def toneless(syllable: str) -> str:
+    return toned(syllable)[:-1]
+
+
+def toned(syllable: str) -> str:
+    """One spelling for each: small letters, ü as v, the neutral tone as 5."""
+    plain = syllable.lower().replace("u:", "v").replace("ü", "v")
+    tone = _TONE.search(plain)
+    assert tone is not None
+    return f"{plain[: tone.start()]}{tone[1] if tone[1] not in ('', '0') else '5'}"
