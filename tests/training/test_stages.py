@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from tiny_model import TINY
 
-from cosyforge.cosyvoice.flow import Flow
+from cosyforge.cosyvoice.flow import Flow, FlowBatch, FlowLoss
 from cosyforge.cosyvoice.lm import SpeechLM
 from cosyforge.training.flow_stage import FlowSample, FlowTask, mean_speaker_embedding
 from cosyforge.training.hyper_parameters import HyperParameters
@@ -151,6 +152,31 @@ def test_the_flow_is_trained_as_its_base_was(monkeypatch: pytest.MonkeyPatch) ->
 
     assert (seen["prior_weight"], seen["t_power"]) == (0.3, 1.5)
     assert float(descended.detach()) > figures["mse"]
+
+
+def test_clips_behind_another_one_are_given_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[int]] = []
+    flow = Flow(TINY.flow)
+    loss = flow.loss
+
+    def listen(batch: FlowBatch, **options: Any) -> FlowLoss:
+        given.append([int(frames) for frames in options["cond_len"]])
+        return loss(batch, **options)
+
+    monkeypatch.setattr(flow, "loss", listen)
+    task = FlowTask(flow, torch.ones(192), 400, seed=4, pair_share=0.5)
+    samples = flow_samples(24)
+    batches = task.batches(samples, epoch=1)
+    pairs = [sample for batch in batches for sample in batch if sample.num_prompt_frames >= 0]
+    assert sum(len(batch) for batch in batches) == 24
+    assert 6 <= len(pairs) <= 18
+    for pair in pairs:
+        prompt = pair.mel[:, : pair.num_prompt_frames]
+        assert any(sample.mel.shape == prompt.shape and torch.equal(sample.mel, prompt) for sample in samples)
+    assert all(sum(sample.mel.shape[1] for sample in batch) <= 400 for batch in batches)
+    for batch in batches:
+        task.loss(batch, torch.Generator().manual_seed(0))
+    assert given == [[sample.num_prompt_frames for sample in batch] for batch in batches]
 
 
 def test_validation_repeats_itself_and_changes_nothing() -> None:

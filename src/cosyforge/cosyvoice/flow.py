@@ -339,7 +339,7 @@ class Flow(nn.Module):
         Tokens and mel of every sample are cut to what both have. What is not given is drawn: the time t = u **
         t_power with u uniform (t_power above 1 favours times near 0); noise z; keep (0 = mu, speaker and condition
         taken away, so that guidance can be learnt); cond_len, the leading frames of the target that are given as
-        condition.
+        condition (a negative one is drawn).
 
         prior_weight > 0 adds that much L1 between mu itself and the mel, which teaches the token side to draw the
         mel; a small network gains much from it.
@@ -353,7 +353,10 @@ class Flow(nn.Module):
         z = draw.normal(mel.shape) if z is None else z[:, :, : mel.shape[2]]
         if keep is None:
             keep = draw.uniform(len(token)) > self.config.training_guidance_dropout
-        cond_len = draw.cond_len(num_frames) if cond_len is None else cond_len
+        if cond_len is None:
+            cond_len = draw.cond_len(num_frames)
+        elif bool((cond_len < 0).any()):
+            cond_len = torch.where(cond_len < 0, draw.cond_len(num_frames), cond_len)
 
         frame = torch.arange(mel.shape[2], device=mel.device)
         real = (frame[None] < num_frames[:, None])[:, None].float()  # (B, 1, F)

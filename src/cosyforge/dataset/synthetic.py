@@ -388,15 +388,15 @@ def read_shard(listing: Path) -> Iterator[tuple[Clip, npt.NDArray[np.float32]]]:
         yield clip, samples[clip.offset : clip.offset + clip.num_samples].astype(np.float32) / 32768.0
 
 
-def write_package(directory: Path, speaker: VirtualSpeaker, sentences: list[str]) -> None:
-    """A speaker's recordings in the product document's layout: data.jsonl and train/*.wav, for tests and trials."""
+def write_package(directory: Path, tasks: list[Task]) -> None:
+    """A speaker's recordings in the product document's layout: data.jsonl and train/*.wav; the listing comes last."""
     (directory / "train").mkdir(parents=True, exist_ok=True)
     rows = []
-    for index, text in enumerate(sentences):
-        samples = speak(speaker, text).samples
+    for index, task in enumerate(tasks):
+        samples = perform(task).samples
         name = f"train/{100001 + index}.wav"
         soundfile.write(directory / name, samples, SAMPLE_RATE_HZ, subtype="PCM_16")
-        rows.append(json.dumps({"wav_fn": name, "text": text}, ensure_ascii=False))
+        rows.append(json.dumps({"wav_fn": name, "text": task.text}, ensure_ascii=False))
     (directory / "data.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from cosyforge.cosyvoice.model import CosyVoice, Voice
 from cosyforge.cosyvoice.text_tokenizer import TextTokenizer
 from cosyforge.cosyvoice.weights import save_model
 from cosyforge.dataset.synthetic import HELD_OUT
-from cosyforge.training.pretrain.flow_stage import PRIOR_WEIGHT, TIME_POWER, speaker_means
+from cosyforge.training.pretrain.flow_stage import PAIR_SHARE, PRIOR_WEIGHT, TIME_POWER, speaker_means
 from cosyforge.training.pretrain.lm_stage import FRONTEND
 from cosyforge.training.pretrain.steps import load_averaged
 
@@ -120,7 +120,13 @@ def assemble(workshop: Workshop, out: Path) -> Manifest:
             "seed": workshop.seed,
             # what fine-tuning goes on with
             "lm_prompt": False,
-            "flow_loss": {"prior_weight": PRIOR_WEIGHT, "t_power": TIME_POWER},
+            "flow_loss": {
+                "prior_weight": PRIOR_WEIGHT,
+                "t_power": TIME_POWER,
+                "pair_share": PAIR_SHARE,
+                # speaking always goes through the block mask
+                "streaming_share": 0.9,
+            },
         },
         licence="Apache-2.0",
     )

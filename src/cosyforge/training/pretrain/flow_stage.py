@@ -20,7 +20,7 @@ TIME_POWER = 1.5
 _OWN_VECTOR_SHARE = 0.5
 """How often a clip is drawn with its own speaker vector (a pair with its prompt's, as a clone is); else with its speaker's mean, as
 tuned and preset voices are."""
-_PAIR_SHARE = 0.35
+PAIR_SHARE = 0.35
 
 
 class FlowLossFunction:
@@ -42,7 +42,7 @@ class FlowLossFunction:
     def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = self.sampler.draw(generator)
         prompts: list[int] | None = None
-        if torch.rand(1, generator=generator).item() < _PAIR_SHARE:
+        if torch.rand(1, generator=generator).item() < PAIR_SHARE:
             chosen = chosen[: max(1, len(chosen) // 2)]
             prompts = [self._other(index, generator) for index in chosen]
         batch, cond_len = self.batch(chosen, generator, prompts)

@@ -1,6 +1,6 @@
 """The built-in base model from nothing: every stage in order, each resumable, each reading what the ones before left in the work folder.
 
-    corpus -> features -> speech_tokenizer -> codes -> speaker -> vocoder -> flow -> lm -> assemble
+    corpus -> features -> speech_tokenizer -> codes -> speaker -> vocoder -> flow -> lm -> assemble -> references
 
 A stage that is done is skipped; one that was stopped goes on. `assemble` may run at any time: it takes the best weights so far.
 `run_all` trains two networks at a time where there are two processes, and ends with a report.
@@ -40,13 +40,25 @@ from cosyforge.training.pretrain.corpus import PreparedClip, prepare_corpus, spl
 from cosyforge.training.pretrain.extra_corpus import LEDGER, held_out_speakers, import_recordings
 from cosyforge.training.pretrain.flow_stage import FlowLossFunction
 from cosyforge.training.pretrain.lm_stage import LMLossFunction, load_or_make_examples
+from cosyforge.training.pretrain.references import write_references
 from cosyforge.training.pretrain.report import note_stage, write_report
 from cosyforge.training.pretrain.speaker_stage import SpeakerHead, SpeakerLoss, clips_by_speaker, embed_clips
 from cosyforge.training.pretrain.speech_tokenizer_stage import SpeechTokenizerLoss, TokenReader, num_speakers
 from cosyforge.training.pretrain.steps import StepPlan, load_averaged, run_steps
 from cosyforge.training.pretrain.vocoder_stage import VocoderLoss
 
-STAGES = ("corpus", "features", "speech_tokenizer", "codes", "speaker", "vocoder", "flow", "lm", "assemble")
+STAGES = (
+    "corpus",
+    "features",
+    "speech_tokenizer",
+    "codes",
+    "speaker",
+    "vocoder",
+    "flow",
+    "lm",
+    "assemble",
+    "references",
+)
 
 PLANS = {
     "speech_tokenizer": StepPlan(8000, 1.5e-3, ema_decay=0.998),
@@ -170,6 +182,8 @@ def run_stage(workshop: Workshop, stage: str, *, num_steps: int | None = None, o
         workshop.codes(workshop.clips())
     elif stage == "assemble":
         assemble(workshop, out or workshop.directory / "nano")
+    elif stage == "references":
+        write_references(workshop.directory / "references")
     else:
         plan = workshop.plan(stage)
         _train(workshop, stage, plan if num_steps is None else replace(plan, num_steps=num_steps))
@@ -188,6 +202,7 @@ def run_all(workshop: Workshop, *, num_threads: int = 2, out: Path | None = None
     else:
         _run_chains(workshop, max(1, num_threads // 2))
     run_stage(workshop, "assemble", out=out)
+    run_stage(workshop, "references")
     page = write_report(workshop.directory, workshop.settings())
     workshop.on_log(f"report: {page}")
     return page
