@@ -1,6 +1,6 @@
 """Several ways to go on speaking, drawn side by side, so that the best of them can be taken.
 
-A step of a small network costs nearly the same for one row as for six. All rows read the same text; each has its own
+A step of a small network costs little more for six rows than for one. All rows read the same text; each has its own
 random numbers. `choose` lets one row's tokens stand: it is what every row goes on from.
 
 Shapes: B rows, T text tokens, C positions in the cache.
@@ -16,7 +16,7 @@ from torch import Tensor
 from cosyforge.cosyvoice.config import SamplingConfig
 from cosyforge.cosyvoice.lm import SpeechLM
 from cosyforge.cosyvoice.sampling import ras_sample_rows
-from cosyforge.cosyvoice.transformer import KVCache
+from cosyforge.cosyvoice.transformer import Cache
 
 
 class Candidates:
@@ -60,9 +60,9 @@ class Candidates:
             ],
             dim=1,
         )
-        narrow = lm.new_cache(1, prompt.shape[1] + max_len + 1)
-        log_probs, attention = self._step(prompt, narrow)
-        self._cache = narrow.widened(num_rows)
+        cache = lm.new_cache(1, prompt.shape[1] + max_len + 1)
+        log_probs, attention = self._step(prompt, cache)
+        self._cache = cache.branched(num_rows)
         # what follows the last choice, one row; every attempt begins with it
         self._first = (log_probs, attention)
         self._next = self._first
@@ -74,7 +74,7 @@ class Candidates:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         log_probs, attention = self._first
         self._next = log_probs.expand(self.num_rows, -1), attention.expand(self.num_rows, -1)
-        self._cache.length = self._start_length
+        self._cache.rewind(self._start_length)
         self.drawn = [[] for _ in range(self.num_rows)]
         self.has_ended = [False] * self.num_rows
         self.has_stopped = [False] * self.num_rows
@@ -86,10 +86,10 @@ class Candidates:
         Without an alignment head the attention is all zeros.
         """
         log_probs, attention = self._next
-        log_probs = log_probs.clone()
         stops = self._lm.config.speech_token_size
         length = len(self.chosen) + max(len(row) for row in self.drawn)
         if length < self._min_len:
+            log_probs = log_probs.clone()
             log_probs[:, stops:] = float("-inf")
         histories = [self._history(row) for row in range(self.num_rows)]
         tokens = ras_sample_rows(log_probs, histories, self._sampling, self._generators)
@@ -112,7 +112,7 @@ class Candidates:
         self.chosen = [*self.chosen, *tokens]
         self._start_length += len(tokens)
         if not self.has_ended[row]:
-            self._cache.take_row(row, self._start_length)
+            self._cache.keep(row, self._start_length)
             log_probs, attention = self._next
             self._first = log_probs[row : row + 1], attention[row : row + 1]
         self.drawn = []
@@ -122,7 +122,7 @@ class Candidates:
         recent = self._sampling.window
         return [*self.chosen, *self.drawn[row]][-recent:] if recent else []
 
-    def _step(self, embeds: Tensor, cache: KVCache) -> tuple[Tensor, Tensor]:
+    def _step(self, embeds: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
         """Shapes: -> log probabilities (B, R), attention to the text (B, T)"""
         head = self._lm.config.alignment_head
         if head is None:

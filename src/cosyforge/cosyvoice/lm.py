@@ -10,7 +10,7 @@ Shapes: B batch, T text tokens, I instruct tokens, S speech tokens, L positions,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cosyforge.cosyvoice.config import LMConfig, SamplingConfig
+from cosyforge.cosyvoice.packed import Packable
 from cosyforge.cosyvoice.sampling import ras_sample
-from cosyforge.cosyvoice.transformer import Decoder, KVCache
+from cosyforge.cosyvoice.transformer import Cache, Decoder, KVCache
 
 IGNORE = -1
 """Target of a position that predicts nothing."""
@@ -57,7 +58,7 @@ class LMLoss:
     """(B, L, L) probabilities of the head that was asked for."""
 
 
-class SpeechLM(nn.Module):
+class SpeechLM(Packable):
     """Qwen2-shaped decoder with a speech embedding and a speech head; the names are those of the released weights."""
 
     def __init__(self, config: LMConfig) -> None:
@@ -98,8 +99,12 @@ class SpeechLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Shapes: (…, D) -> (…, R)"""
-        scores: Tensor = self.llm_decoder(hidden)
+        packed = self.packed
+        scores: Tensor = self.llm_decoder(hidden) if packed is None else packed["head"](hidden)
         return scores
+
+    def packable(self) -> Mapping[str, Sequence[nn.Linear]]:
+        return {"head": (self.llm_decoder,)}
 
     def embed_text(self, token: Tensor) -> Tensor:
         """Shapes: (…) -> (…, D)"""
@@ -183,7 +188,7 @@ class SpeechLM(nn.Module):
         return KVCache(self.config, batch_size, max_length, dtype=weight.dtype, device=weight.device)
 
     @torch.inference_mode()
-    def step(self, embeds: Tensor, cache: KVCache) -> Tensor:
+    def step(self, embeds: Tensor, cache: Cache) -> Tensor:
         """Append positions to the cache and score what follows the last of them.
 
         Shapes: embeds (B, L, D) with any L >= 1 -> log probabilities (B, R) float32
@@ -192,7 +197,7 @@ class SpeechLM(nn.Module):
         return self._step(embeds, cache, None)[0]
 
     @torch.inference_mode()
-    def step_looking(self, embeds: Tensor, cache: KVCache, attention_head: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def step_looking(self, embeds: Tensor, cache: Cache, attention_head: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The same, and where the last position looks: probabilities of one head over everything so far.
 
         Shapes: embeds (B, L, D) -> log probabilities (B, R), attention (B, C), both float32
@@ -203,7 +208,7 @@ class SpeechLM(nn.Module):
         return log_probs, attention[:, -1]
 
     def _step(
-        self, embeds: Tensor, cache: KVCache, attention_head: tuple[int, int] | None
+        self, embeds: Tensor, cache: Cache, attention_head: tuple[int, int] | None
     ) -> tuple[Tensor, Tensor | None]:
         if embeds.shape[0] != cache.batch_size or embeds.shape[1] == 0:
             raise ValueError(

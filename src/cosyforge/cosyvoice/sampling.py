@@ -122,6 +122,8 @@ def _others(log_probs: Tensor, token: int, config: SamplingConfig) -> Tensor:
 def _softmax(log_probs: Tensor, config: SamplingConfig) -> Tensor:
     if config.temperature == 0.0:  # the limit: all on the best
         return F.one_hot(log_probs.argmax(dim=-1), log_probs.shape[-1]).to(log_probs.dtype)
+    if config.temperature == 1.0:
+        return log_probs.softmax(dim=-1)
     # the best score becomes 0, so that a small temperature cannot overflow
     return ((log_probs - log_probs.amax(dim=-1, keepdim=True)) / config.temperature).softmax(dim=-1)
 

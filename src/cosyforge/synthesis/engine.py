@@ -18,9 +18,12 @@ import torch
 
 from cosyforge.audio.encode import FORMATS, MAX_OPUS_KBPS, MIN_OPUS_KBPS, SAMPLE_RATES_HZ
 from cosyforge.cosyvoice.manifest import VoiceEntry
+from cosyforge.cosyvoice.packed import pack
+from cosyforge.cosyvoice.text_tokenizer import END_OF_PROMPT
 from cosyforge.cosyvoice.weights import load_model
 from cosyforge.errors import Internal, InvalidParameter, NotReady, PlatformError
 from cosyforge.synthesis.incoming import arriving_segments
+from cosyforge.synthesis.instruction import read_instruction
 from cosyforge.synthesis.output import Output, speaking_rate
 from cosyforge.synthesis.reading import Reading, stacked
 from cosyforge.synthesis.request import AudioChunk, SynthesisRequest, Word
@@ -66,6 +69,8 @@ class Engine:
             model_directory, base_directory=base_directory, device=device, networks=("lm", "flow", "hift")
         )
         self._model.hift.fuse()
+        pack(self._model.lm)
+        pack(self._model.flow)
         self._frontend = Frontend(asdict(self._model.frontend))
         self._silent = silent_tokens(self._model)
         self._follows = self._model.config.lm.alignment_head is not None
@@ -99,7 +104,9 @@ class Engine:
         Raises: InvalidParameter and InvalidMarkup before the first chunk; Internal when the model fails
         """
         self._check(request)
+        request, warnings = self._instructed(request)
         sequence = Sequence(request, getattr(text, "is_canceled", lambda: False))
+        sequence.warnings += warnings
         segments = arriving_segments(self._frontend, sequence, text)
         # only once the request is known to be good is an encoder made
         return self._finished(sequence, self._chunks(sequence, segments, lambda: Output(request, self.sample_rate_hz)))
@@ -146,9 +153,28 @@ class Engine:
         self._frontend.check_language(request.language_hint)
 
     def _takes_instruction(self, instruction: str) -> bool:
-        """Only a whole model that reads text was taught to follow instructions; control tokens are none."""
+        """Only a whole model that reads text, or was taught words for it, follows instructions; control tokens are none."""
         is_base = self._model.manifest.base is None
-        return is_base and self._frontend.english == "text" and "<|" not in instruction
+        is_taught = self._frontend.english == "text" or bool(self._frontend.instructions)
+        return is_base and is_taught and "<|" not in instruction
+
+    def _instructed(self, request: SynthesisRequest) -> tuple[SynthesisRequest, list[str]]:
+        """Where the model was taught words, the instruction becomes these, and pitch and volume of the request.
+
+        The second part says what could not be followed.
+        """
+        taught = self._frontend.instructions
+        if not request.instruction or not taught:
+            return request, []
+        asked = read_instruction(request.instruction, taught)
+        can = f"this model speaks {', '.join(taught)}, higher or lower, louder or more quietly"
+        heeded = replace(
+            request,
+            instruction=", ".join(asked.words) or None,
+            pitch=min(2.0, max(0.5, request.pitch * asked.pitch)),
+            volume=min(100, round(request.volume * asked.volume)),
+        )
+        return heeded, [f"instruction: {what!r} was not followed; {can}" for what in asked.not_followed]
 
     def _finished(self, sequence: Sequence, chunks: Iterator[AudioChunk]) -> Iterator[AudioChunk]:
         """Pass chunks on and note how the request ends."""
@@ -236,7 +262,7 @@ class Engine:
     def _reading(self, sequence: Sequence, segment: Segment, index: int) -> Reading:
         request, voice = sequence.request, self._voices[sequence.request.voice]
         encode = self._model.text_tokenizer.encode
-        rule, text = LENGTH_RULES[self._frontend.english], encode(segment.spoken)
+        rule, text = LENGTH_RULES[self._frontend.reads(segment.language)], encode(segment.spoken)
         with self._scheduler.turn(sequence), sequence.measured("lm"):
             sequence.go_on()
             candidates = candidates_for(
@@ -295,8 +321,11 @@ class Engine:
         )
 
     def _prefix(self, instruction: str | None) -> str:
-        if instruction is None:
+        if not instruction:
             return self._frontend.prefix
+        if self._frontend.instructions:
+            head = self._frontend.prefix.removesuffix(END_OF_PROMPT)
+            return f"{head} {instruction}{END_OF_PROMPT}".lstrip()
         return f"You are a helpful assistant. {instruction}<|endofprompt|>"
 
     def _transcript_tokens(self, transcript: str | None) -> list[int]:

@@ -121,33 +121,38 @@ class Reading:
         candidates = self._candidates
         number = (self._seed << 16 | stretch) * MAX_ATTEMPTS + self._num_repeats
         candidates.begin([number * NUM_ROWS + row for row in range(candidates.num_rows)])
-        followers = [self._follower.branch() for _ in range(candidates.num_rows)]
-        looked: list[list[Tensor]] = [[] for _ in followers]
+        attention = []
         for _ in range(length):
             self._on_draw()
-            was_ended = list(candidates.has_ended)
-            attention = candidates.draw()
-            self._follow(attention, followers, looked, was_ended)
+            attention.append(candidates.draw())
             if all(candidates.has_ended):
                 break
+        steps = torch.stack(attention)  # (S, B, T)
+        # a row draws from the first step on until it ends
+        looked = [list(steps[: len(tokens), row]) for row, tokens in enumerate(candidates.drawn)]
+        followers = self._followed(steps)
         attempts = [self._judged(row, follower) for row, follower in enumerate(followers)]
         return min(attempts, key=lambda attempt: (len(attempt.faults) > 0, attempt.cost)), looked
 
-    def _follow(
-        self, attention: Tensor, followers: Sequence[Follower], looked: list[list[Tensor]], was_ended: list[bool]
-    ) -> None:
-        places, widths = where_it_looks(attention)
+    def _followed(self, attention: Tensor) -> list[Follower]:
+        """Follow every row through the stretch that was drawn.
+
+        Shapes: attention (S, B, T) -> B followers
+        """
+        candidates = self._candidates
+        followers = [self._follower.branch() for _ in range(candidates.num_rows)]
+        if not self._follows:
+            return followers
+        places, widths = where_it_looks(attention.flatten(0, 1))
+        # the head was not taught where the very first token comes from
+        first = 0 if candidates.chosen else 1
         for row, follower in enumerate(followers):
-            if was_ended[row]:
-                continue
-            if self._candidates.has_ended[row] and self._candidates.has_stopped[row]:
-                if self._follows:
-                    follower.end()
-                continue
-            looked[row].append(attention[row])
-            # the head was not taught where the very first token comes from
-            if self._follows and len(self._candidates.chosen) + len(looked[row]) > 1:
-                follower.see(places[row], widths[row])
+            for step in range(first, len(candidates.drawn[row])):
+                index = step * candidates.num_rows + row
+                follower.see(places[index], widths[index])
+            if candidates.has_stopped[row]:
+                follower.end()
+        return followers
 
     def _judged(self, row: int, follower: Follower) -> _Attempt:
         """Check a row: what is wrong with it, if anything."""
