@@ -61,23 +61,23 @@ PRESETS = {
         "longjielidou_v3 longniuniu_v3 longhouge_v3",
     ),
     "mei": Preset(
-        "espeak-belinda-50", "f", "zh", "a bright woman's voice, Mandarin",
+        "espeak-Annie-50", "f", "zh", "a bright woman's voice, Mandarin",
         "longanhuan longyingxiao_v3 longyumi_v3 longantai_v3 longhua_v3 longxing_v3 longwan_v3 longfeifei_v3 longanling_v3 "
         "longanqin_v3 longwanjun_v3 longdaiyu_v3 longxiaochun_v3 longxiaoxia_v3 longyingling_v3 longyingtao_v3 longmiao_v3 "
         "longyingmu_v3",
     ),
     "lan": Preset(
-        "espeak-f1-50", "f", "zh", "a calm, lower woman's voice, Mandarin",
+        "espeak-grandma-50", "f", "zh", "a calm, lower woman's voice, Mandarin",
         "longyingjing_v3 longanwen_v3 longanli_v3 longyan_v3 longqiang_v3 longanrou_v3 longanya_v3 longyuan_v3 longyue_v3 "
         "longlaoyi_v3 longanran_v3 longanxuan_v3",
     ),
     "jun": Preset(
-        "espeak-m3-50", "m", "zh", "a clear man's voice, Mandarin",
+        "espeak-m7-50", "m", "zh", "a clear man's voice, Mandarin",
         "longanyang longyingxun_v3 longanlang_v3 longcheng_v3 longze_v3 longzhe_v3 longnan_v3 longyichen_v3 longshuo_v3 "
         "longshu_v3 longxiu_v3 longanzhi_v3",
     ),
     "bo": Preset(
-        "espeak-david-50", "m", "zh", "a deep man's voice, Mandarin",
+        "espeak-robert-50", "m", "zh", "a deep man's voice, Mandarin",
         "longfei_v3 longanyun_v3 longtian_v3 longhao_v3 longhan_v3 longsanshu_v3 longlaobo_v3",
     ),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 Frame cross-entropy on phone labels learns in minutes what reconstruction learns in days; the labels come from the synthesizer. What of
 the mel is left (bursts, stress, the way from sound to sound) is asked for by redrawing it with the speaker given, so that the codes need
-not tell who speaks.
+not tell who speaks. Mandarin's tones have labels of their own: the pitch loss alone leaves them out where a voice moves little.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosyforge.cosyvoice.speech_tokenizer import SpeechTokenizer
-from cosyforge.dataset.synthetic import PHONES
+from cosyforge.dataset.synthetic import PHONES, Clip
 from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.sampler import LengthSampler
 
@@ -20,6 +20,8 @@ _FRAMES_PER_TOKEN = 2
 _MELODY_WEIGHT = 0.5
 _VOICING_WEIGHT = 0.2
 _MEL_WEIGHT = 0.4
+_TONE_WEIGHT = 0.5
+NUM_TONES = 5
 _MEL_BINS = 80
 
 
@@ -27,7 +29,7 @@ class TokenReader(nn.Module):
     """Reads phones, log pitch, voicing and mel back from the codes; exists for training and evaluation alone.
 
     Shapes: levels (B, S, fsq_dim), speaker (B,) index or -1 for a stranger
-        -> phone scores (B, 2S, P), log pitch (B, 2S), voicing score (B, 2S), mel (B, 2S, 80)
+        -> phone scores (B, 2S, P), log pitch (B, 2S), voicing score (B, 2S), mel (B, 2S, 80), tone scores (B, 2S, 5)
     """
 
     def __init__(self, fsq_dim: int, num_speakers: int, width: int = 192, depth: int = 3) -> None:
@@ -36,11 +38,12 @@ class TokenReader(nn.Module):
         self.convs = nn.ModuleList(nn.Conv1d(width, width, 5, padding=2) for _ in range(depth))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
         self.leave = nn.Linear(width, _FRAMES_PER_TOKEN * (len(PHONES) + 2))
+        self.tone = nn.Linear(width, _FRAMES_PER_TOKEN * NUM_TONES)
         self.speaker = nn.Embedding(num_speakers + 1, width)
         self.draw = nn.Conv1d(width, width, 5, padding=2)
         self.mel = nn.Linear(width, _FRAMES_PER_TOKEN * _MEL_BINS)
 
-    def forward(self, levels: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, levels: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         x = self.enter(levels)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = x + F.gelu(conv(norm(x).transpose(1, 2))).transpose(1, 2)
@@ -48,7 +51,8 @@ class TokenReader(nn.Module):
         voiced = x + self.speaker(speaker + 1)[:, None]
         drawn = voiced + F.gelu(self.draw(voiced.transpose(1, 2))).transpose(1, 2)
         mel = self.mel(drawn).unflatten(-1, (_FRAMES_PER_TOKEN, -1)).flatten(1, 2)
-        return out[..., :-2], out[..., -2], out[..., -1], mel
+        tone = self.tone(x).unflatten(-1, (_FRAMES_PER_TOKEN, -1)).flatten(1, 2)
+        return out[..., :-2], out[..., -2], out[..., -1], mel, tone
 
 
 def warp_whisper(mel: Tensor, generator: torch.Generator) -> Tensor:
@@ -99,7 +103,7 @@ class SpeechTokenizerLoss:
             hidden, _ = self.tokenizer.encode_hidden(mel, mel_len)
         levels = self.tokenizer.quantize_ste(hidden.float())
         speaker = torch.tensor([self.speaker_index.get(clip.clip.speaker, -1) for clip in clips])
-        phone, melody, voicing, drawn = self.reader(levels, speaker)
+        phone, melody, voicing, drawn, tone = self.reader(levels, speaker)
         label, f0, is_real = _targets(clips, phone.shape[1])
         known = label >= 0
         num_known = known.sum().clamp(min=1)
@@ -109,13 +113,36 @@ class SpeechTokenizerLoss:
         voicing_loss = F.binary_cross_entropy_with_logits(voicing[is_real], is_voiced[is_real].float())
         correct = (phone.argmax(-1) == label)[known].sum() / num_known
         mel_loss = _mel_distance(clips, drawn)
+        # the engines' voices differ in how far their pitch moves: a tone must be told whatever the range
+        wanted_tone = nn.utils.rnn.pad_sequence(
+            [tone_labels(clip.clip, tone.shape[1]) for clip in clips], batch_first=True, padding_value=-1
+        )
+        num_toned = (wanted_tone >= 0).sum().clamp(min=1)
+        tone_loss = (
+            F.cross_entropy(tone.flatten(0, 1), wanted_tone.flatten(), ignore_index=-1, reduction="sum") / num_toned
+        )
+        tone_correct = ((tone.argmax(-1) == wanted_tone) & (wanted_tone >= 0)).sum() / num_toned
         loss = phone_loss + _MELODY_WEIGHT * melody_loss + _VOICING_WEIGHT * voicing_loss + _MEL_WEIGHT * mel_loss
+        loss = loss + _TONE_WEIGHT * tone_loss
         return loss, {
             "phone": phone_loss.item(),
             "correct": correct.item(),
             "melody": melody_loss.item(),
             "mel": mel_loss.item(),
+            "tone": tone_correct.item(),
         }
+
+
+def tone_labels(clip: Clip, num_frames: int) -> Tensor:
+    """The tone, 0 to 4 (neutral), of the final at the centre of every 20 ms frame; -1 elsewhere. Returns int64 (num_frames,)."""
+    label = torch.full((num_frames,), -1, dtype=torch.long)
+    if clip.units:
+        ends = torch.tensor([end for _, end in clip.units], dtype=torch.float64)
+        tones = torch.tensor([int(name[-1]) - 1 if name[-1].isdigit() else -1 for name, _ in clip.units])
+        index = torch.searchsorted(ends, (torch.arange(num_frames, dtype=torch.float64) + 0.5) / 50.0, right=True)
+        inside = index < len(ends)
+        label[inside] = tones[index[inside]]
+    return label
 
 
 def num_speakers(clips: list[PreparedClip]) -> int:
