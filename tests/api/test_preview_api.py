@@ -40,7 +40,7 @@ def preview(world, **body):
 def test_numbers_formulas_and_pauses_are_shown_per_segment(world):
     shown = preview(world, text="It costs $5.50 today. Let $x^2$ be 4, my friend.")
     assert shown["characters"] == 48
-    assert shown["languages"] == ["en"]
+    assert shown["languages"] == ["en", "zh"]
     first, second = shown["segments"]
     assert first == {
         "index": 0,

@@ -39,10 +39,10 @@ class Preset:
 
 
 PRESETS = {
-    "duncan": Preset("awb-1.00", "m", "en", "a lively man's voice, Scottish English", "loongeric_v3 loongluca_v3"),
+    "duncan": Preset("awb-1.00", "m", "en", "a lively man's voice, Scottish English", "longanyang loongeric_v3 loongluca_v3"),
     "lena": Preset(
         "slt-1.00", "f", "en", "a clear woman's voice, American English",
-        "loongabby_v3 loongava_v3 loongcindy_v3 loongdonna_v3",
+        "longanhuan loongabby_v3 loongava_v3 loongcindy_v3 loongdonna_v3",
     ),
     "karl": Preset(
         "kal16-0-1.00", "m", "en", "a deep, even man's voice, American English",
@@ -62,7 +62,7 @@ PRESETS = {
     ),
     "mei": Preset(
         "espeak-Annie-50", "f", "zh", "a bright woman's voice, Mandarin",
-        "longanhuan longyingxiao_v3 longyumi_v3 longantai_v3 longhua_v3 longxing_v3 longwan_v3 longfeifei_v3 longanling_v3 "
+        "longyingxiao_v3 longyumi_v3 longantai_v3 longhua_v3 longxing_v3 longwan_v3 longfeifei_v3 longanling_v3 "
         "longanqin_v3 longwanjun_v3 longdaiyu_v3 longxiaochun_v3 longxiaoxia_v3 longyingling_v3 longyingtao_v3 longmiao_v3 "
         "longyingmu_v3",
     ),
@@ -73,7 +73,7 @@ PRESETS = {
     ),
     "jun": Preset(
         "espeak-m7-50", "m", "zh", "a clear man's voice, Mandarin",
-        "longanyang longyingxun_v3 longanlang_v3 longcheng_v3 longze_v3 longzhe_v3 longnan_v3 longyichen_v3 longshuo_v3 "
+        "longyingxun_v3 longanlang_v3 longcheng_v3 longze_v3 longzhe_v3 longnan_v3 longyichen_v3 longshuo_v3 "
         "longshu_v3 longxiu_v3 longanzhi_v3",
     ),
     "bo": Preset(
