@@ -37,7 +37,7 @@ def test_it_starts_with_less_than_two_seconds_of_work_and_stops_by_itself(tmp_pa
         assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok"}
         fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
         used_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        assert used_s < 2
+        assert used_s < 2, used_s
     finally:
         server.stop()
     assert '"Application shutdown complete."' in server.log()

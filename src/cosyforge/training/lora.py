@@ -21,7 +21,7 @@ RANK = 16
 SCALE = 2.0
 """Factor on the low-rank product in training; a saved delta has it folded into lora_B."""
 
-WHOLE_LIMIT = 2**18
+WHOLE_LIMIT = 2**19
 """Tensors up to this many elements train whole, and so large may a pair of factors be. A network of width 192 is below
 it throughout; of one of width 1000 the norms, biases, grouped key/value projections and smaller convolutions are."""
 
