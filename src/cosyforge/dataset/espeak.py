@@ -127,7 +127,6 @@ def speak(
     return samples.astype(np.float32) / 32768.0, engine.rate_hz, sounds
 
 
-# the last letters of an IPA name may be length, syllabicity or tone: they are no phone of their own
 _ARPABET = {
     "iː": "IY", "i": "IY", "ɪ": "IH", "ᵻ": "IH", "ɛ": "EH", "eɪ": "EY", "æ": "AE", "a": "AE", "ɑː": "AA", "ɑ": "AA",
     "ɒ": "AA", "ɔː": "AO", "ɔ": "AO", "oʊ": "OW", "əʊ": "OW", "oː": "AO", "ʊ": "UH", "uː": "UW", "u": "UW", "ʌ": "AH", "ə": "AH",

@@ -92,7 +92,7 @@ _CHAINS = (
 class Workshop:
     """The work folder of a run.
 
-    num_clips: size of the corpus (16,000 clips are about twelve hours of speech), None for the recipe's
+    num_clips: size of the corpus (16,000 clips are about fourteen hours of speech), None for the recipe's
     quick: the short recipe; extra_corpus: a folder or zip of recordings that are mixed in
     """
 
