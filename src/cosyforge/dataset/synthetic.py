@@ -17,7 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ import soxr
 
 from cosyforge.dataset import espeak
 from cosyforge.dataset.mandarin_sentences import mandarin_sentences
-from cosyforge.dataset.sentences import spoken_words, training_sentences
+from cosyforge.dataset.sentences import training_sentences
 
 SAMPLE_RATE_HZ = 16_000
 PHONES = (
@@ -398,13 +398,3 @@ def write_package(directory: Path, tasks: list[Task]) -> None:
         soundfile.write(directory / name, samples, SAMPLE_RATE_HZ, subtype="PCM_16")
         rows.append(json.dumps({"wav_fn": name, "text": task.text}, ensure_ascii=False))
     (directory / "data.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
-def describe(tasks: list[Task]) -> dict[str, object]:
-    """What a plan holds, for the model card."""
-    return {
-        "num_clips": len(tasks),
-        "num_mandarin_clips": sum(task.language == "zh" for task in tasks),
-        "num_english_words": sum(len(spoken_words(task.text)) for task in tasks if task.language == "en"),
-        "speakers": [asdict(s) for s in sorted({task.speaker for task in tasks}, key=lambda s: s.name)],
-    }
