@@ -222,6 +222,9 @@ def evaluate(
     players: Annotated[int, typer.Option(min=0, help="Of each voice so many texts can be heard on the page.")] = 12,
     seed: Annotated[int, typer.Option(min=0, max=65535, help="Same seed, same audio.")] = 0,
     num_threads: Annotated[int | None, typer.Option(min=1, help="Threads; default is torch's choice.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the averages into the model's model.json; it gets a new digest.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.html, report.json and clips; goes on where it was.")
     ] = None,
@@ -249,6 +252,7 @@ def evaluate(
         recogniser=recogniser,
         players=players,
         seed=seed,
+        records=record,
         out=out,
     )
     report = run_evaluation(options, lambda line: typer.echo(line, err=True))

@@ -34,8 +34,8 @@ def tuning_trial(
 
     from cosyforge.cosyvoice.manifest import builtin_model_directory
     from cosyforge.evaluation.sentences import EVERYDAY
-    from cosyforge.evaluation.trial_recordings import SPEAKERS
-    from cosyforge.evaluation.tuning_trial import TrialPlan, run_trial
+    from cosyforge.evaluation.tuning_trial.recordings import SPEAKERS
+    from cosyforge.evaluation.tuning_trial.trial import TrialPlan, run_trial
 
     torch.set_num_threads(num_threads)
     plan = TrialPlan(

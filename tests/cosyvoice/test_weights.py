@@ -233,6 +233,8 @@ def test_a_file_that_changed_is_refused_before_it_is_read(saved: Path, tmp_path:
         ({"frontend": {"mandarin": "runes"}}, "text or pinyin"),
         ({"frontend": {"languages": ["zh"], "english": "phones"}}, "go together"),
         ({"frontend": {"instructions": "slow"}}, r"frontend\.instructions must be like"),
+        ({"frontend": {"max_characters": 3}}, "integer of at least 20, got 3"),
+        ({"frontend": {"max_characters": "many"}}, "integer of at least 20, got 'many'"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_its_fault(

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,14 +18,23 @@ from typer.testing import CliRunner
 from cosyforge.audio.pcm import to_pcm16
 from cosyforge.audio.wav import read_wav
 from cosyforge.cli import app
-from cosyforge.cosyvoice.manifest import VoiceEntry, builtin_model_directory, read_manifest
+from cosyforge.cosyvoice.manifest import (
+    Manifest,
+    VoiceEntry,
+    base_entry,
+    builtin_model_directory,
+    manifest_digest,
+    read_manifest,
+    write_manifest,
+)
 from cosyforge.demo_recordings import demo_recordings, pack
 from cosyforge.errors import InvalidParameter
 from cosyforge.evaluation.clip_store import ClipStore
 from cosyforge.evaluation.figures import Ears
+from cosyforge.evaluation.record import record_figures
 from cosyforge.evaluation.report import make_report
 from cosyforge.evaluation.report_page import report_page
-from cosyforge.evaluation.run import Options, make_plan
+from cosyforge.evaluation.run import Options, make_plan, run_evaluation
 from cosyforge.evaluation.yardstick import Outcome, Plan, Yardstick
 from cosyforge.synthesis.request import AudioChunk, SynthesisRequest
 
@@ -180,3 +190,28 @@ def test_each_voice_is_compared_with_the_reference_that_has_its_name(tmp_path: P
     assert sorted(len(texts) for texts in plan.stress.values()) == [2, 3]
     both = make_plan(Options(voices=VOICES[:1], language="all", num_sentences=2), MODEL)
     assert len(both.sentences[VOICES[0]]) == 4
+
+
+def test_figures_are_recorded_in_the_model_beside_those_of_other_languages(tmp_path: Path) -> None:
+    plan, outcome = evaluated(tmp_path / "clips", ScriptedModel(), [])
+    report = make_report(plan, outcome, model={}, recogniser="none")
+    manifest = replace(read_manifest(MODEL), figures={"zh": {"recogniser": "another"}, "en": {"recogniser": "old"}})
+    before = write_manifest(tmp_path, manifest)
+
+    after = record_figures(tmp_path, report)
+
+    assert after == manifest_digest(tmp_path) != before
+    figures = read_manifest(tmp_path).figures
+    assert figures["zh"] == {"recogniser": "another"}
+    assert (figures["en"]["recogniser"], figures["en"]["voices"]) == ("none", sorted(VOICES))
+    spoken = figures["en"]["stages"]["synthesis"]
+    assert spoken["word_error_rate"] == pytest.approx(report.average["en"]["synthesis"]["word_error_rate"], abs=1e-3)
+    assert figures["en"]["stress"]["by_alignment"]["swallowed"] == 1
+    assert {**read_manifest(tmp_path).to_json(), "figures": {}} == {**manifest.to_json(), "figures": {}}
+
+
+def test_figures_are_not_recorded_in_a_tuned_model(tmp_path: Path) -> None:
+    write_manifest(tmp_path, Manifest(name="tuned", base=base_entry(MODEL), voices={"mine": VoiceEntry("", "", "en")}))
+
+    with pytest.raises(InvalidParameter, match="a tuned model is known by the digest"):
+        run_evaluation(Options(model=tmp_path, records=True))

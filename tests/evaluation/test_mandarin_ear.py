@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import shutil
@@ -13,9 +12,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from cosyforge.evaluation.mandarin_decoding import SyllableGraph, align
-from cosyforge.evaluation.mandarin_ear import CARD_NAME, DIRECTORY, NUM_FEATURES, WEIGHTS_NAME, MandarinEar, extract
-from cosyforge.evaluation.mandarin_sounds import UNITS, sounds_of, split_tone, with_third_tone_sandhi
+from cosyforge.evaluation.mandarin_ear.decoding import SyllableGraph, align
+from cosyforge.evaluation.mandarin_ear.ear import CARD_NAME, DIRECTORY, NUM_FEATURES, WEIGHTS_NAME, MandarinEar, extract
+from cosyforge.evaluation.mandarin_ear.sounds import UNITS, sounds_of, split_tone, with_third_tone_sandhi
 
 BASES = ("a", "bao", "e", "er", "hao", "hen", "ma", "ni", "yan", "yi", "zhi")
 FloatArray = npt.NDArray[np.float32]
@@ -47,15 +46,9 @@ def heard(*pieces: tuple[str, int]) -> list[str]:
     return [piece.syllable for piece in SyllableGraph(BASES).decode(*scores_of(*pieces))]
 
 
-def has_espeak() -> bool:
-    try:
-        ctypes.CDLL("libespeak-ng.so.1")
-    except OSError:
-        return False
-    return True
-
-
-needs_espeak = pytest.mark.skipif(not has_espeak(), reason="espeak-ng is not installed: nothing to listen to")
+needs_espeak = pytest.mark.skipif(
+    shutil.which("espeak-ng") is None, reason="espeak-ng is not installed: nothing to listen to"
+)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +156,7 @@ def test_the_recogniser_hears_nothing_where_nothing_is() -> None:
 
 
 def test_a_folder_without_weights_says_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"mandarin_ear_training --out"):
+    with pytest.raises(FileNotFoundError, match=r"mandarin_ear\.training --out"):
         MandarinEar.load(tmp_path)
 
 
@@ -188,7 +181,7 @@ def test_features_are_50_a_second_and_forget_the_level() -> None:
 
 @needs_espeak
 def test_everyday_sentences_of_a_voice_that_it_never_heard_are_understood() -> None:
-    from cosyforge.evaluation.mandarin_ear_training import TEST_VOICES, errors, say_everyday
+    from cosyforge.evaluation.mandarin_ear.training import TEST_VOICES, errors, say_everyday
 
     ear = MandarinEar.load()
     found = errors(ear, say_everyday(TEST_VOICES[:2], every=15))
@@ -199,11 +192,11 @@ def test_everyday_sentences_of_a_voice_that_it_never_heard_are_understood() -> N
 
 @needs_espeak
 def test_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cosyforge.evaluation import mandarin_ear_training
-    from cosyforge.evaluation.mandarin_ear_training import make_corpus, train
+    from cosyforge.evaluation.mandarin_ear import training
+    from cosyforge.evaluation.mandarin_ear.training import make_corpus, train
 
-    monkeypatch.setattr(mandarin_ear_training, "_BATCH", 2)
-    monkeypatch.setattr(mandarin_ear_training, "_SEGMENT_FRAMES", 64)
+    monkeypatch.setattr(training, "_BATCH", 2)
+    monkeypatch.setattr(training, "_SEGMENT_FRAMES", 64)
     make_corpus(tmp_path / "corpus", 3, 1, print)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -222,7 +215,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path, m
 @needs_espeak
 def test_no_sentence_that_figures_are_quoted_for_is_trained_on_nor_a_voice_of_the_model() -> None:
     from cosyforge.dataset.synthetic import spoken_pinyin
-    from cosyforge.evaluation.mandarin_ear_corpus import legal_syllables, plan_texts
+    from cosyforge.evaluation.mandarin_ear.corpus import legal_syllables, plan_texts
     from cosyforge.evaluation.sentences import EVERYDAY_ZH
     from cosyforge.text.mandarin import pinyin_syllables
 

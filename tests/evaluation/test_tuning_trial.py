@@ -16,10 +16,10 @@ from cosyforge.cosyvoice.model import CosyVoice, Voice
 from cosyforge.cosyvoice.text_tokenizer import TextTokenizer
 from cosyforge.cosyvoice.weights import build_network, save_model
 from cosyforge.errors import InvalidParameter
-from cosyforge.evaluation import tuning_trial
 from cosyforge.evaluation.sentences import EVERYDAY
-from cosyforge.evaluation.trial_recordings import free_sentences, held_out_speaker
-from cosyforge.evaluation.trial_table import (
+from cosyforge.evaluation.tuning_trial import trial
+from cosyforge.evaluation.tuning_trial.recordings import free_sentences, held_out_speaker
+from cosyforge.evaluation.tuning_trial.table import (
     Heard,
     SpeakerResult,
     TunedVoice,
@@ -31,7 +31,7 @@ from cosyforge.evaluation.trial_table import (
     trial_json,
     trial_markdown,
 )
-from cosyforge.evaluation.tuning_trial import (
+from cosyforge.evaluation.tuning_trial.trial import (
     Step,
     TrialPlan,
     epochs_of,
@@ -217,7 +217,7 @@ class DeafToTheLastWord:
 def test_a_trial_on_a_small_base_writes_its_tables_and_does_nothing_twice(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning_trial, "PocketsphinxTranscriber", DeafToTheLastWord)
+    monkeypatch.setattr(trial, "PocketsphinxTranscriber", DeafToTheLastWord)
     plan = TrialPlan(base, speakers=("linda",), settings=("1+1",), minutes=0.15, num_sentences=1)
     lines: list[str] = []
 

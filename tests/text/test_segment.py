@@ -53,6 +53,33 @@ def test_a_sentence_over_the_limit_is_cut_where_one_may_breathe():
     assert all(piece.rstrip().endswith(",") for piece in pieces)
 
 
+def test_a_comma_just_beyond_the_limit_is_a_better_place_than_a_blank_before_it():
+    text = "The twins collected a ladder in the old basement, so we waited outside in the rain for an hour."
+    assert cut(text, max_length=45) == [
+        "The twins collected a ladder in the old basement,",
+        "so we waited outside in the rain for an hour.",
+    ]
+    assert cut("节日期间小区的保安在楼梯下面拍下了一只皮箱，同时表妹在灯塔附近拍下了一篮子李子。", max_length=60) == [
+        "节日期间小区的保安在楼梯下面拍下了一只皮箱，",
+        "同时表妹在灯塔附近拍下了一篮子李子。",
+    ]
+
+
+def test_without_a_mark_a_clause_or_a_phrase_is_kept_together():
+    assert cut("The mayor praised the fresh bread because a tall stranger had bought all of it", max_length=50) == [
+        "The mayor praised the fresh bread",
+        "because a tall stranger had bought all of it",
+    ]
+    assert cut("我的同事昨天晚上已经把全部门票寄出去了但是年轻的护士还没有收到", max_length=66) == [
+        "我的同事昨天晚上已经把全部门票寄出去了",
+        "但是年轻的护士还没有收到",
+    ]
+    assert cut("楼上的邻居和一对老夫妻现在正在在地下室里归还羊毛毯子", max_length=60) == [
+        "楼上的邻居和一对老夫妻现在正在",
+        "在地下室里归还羊毛毯子",
+    ]
+
+
 def test_text_without_any_space_is_cut_at_the_limit_and_kept_whole():
     pieces = cut("x" * 1000, max_length=60)
     assert "".join(pieces) == "x" * 1000

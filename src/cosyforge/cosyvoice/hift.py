@@ -472,7 +472,10 @@ class HiFT(nn.Module):
         edge, limit = self.config.istft_n_fft // 2, self.config.audio_limit
         envelope = self.spectrum.envelope(frames.shape[1])[edge:-edge]
         total = self.spectrum.overlap_add(frames)[:, edge:-edge]
-        return (total / envelope).clamp(-limit, limit)
+        wav = total / envelope
+        limited = wav.clamp(-limit, limit)
+        # a rail has no slope: a generator that starts too loud would never come back
+        return limited + (wav - wav.detach()) if self.training else limited
 
     def _check_mel(self, mel: Tensor, final: bool) -> None:
         config = self.config

@@ -90,13 +90,17 @@ class VoiceEntry:
     """Other ids by which it may be asked for, such as a preset of the service we are compatible with."""
 
 
+_SHORTEST_CUT = 20
+
+
 @dataclass(frozen=True)
 class FrontendEntry:
     """How text is made ready.
 
     languages: those served; english: as letters (`text`) or `phones`; mandarin: as hanzi (`text`) or `pinyin`, which
     goes with phones; prefix: what is put before every text; instructions: the words before the end of the prompt that
-    the model was taught, in the order they are written in, none where it reads sentences or nothing
+    the model was taught, in the order they are written in, none where it reads sentences or nothing; max_characters: a
+    longer sentence is cut where one may breathe (a digit or hanzi counts three), None leaves that to the front end
     """
 
     languages: tuple[str, ...] = ("zh", "en")
@@ -104,6 +108,7 @@ class FrontendEntry:
     prefix: str = ""
     mandarin: str = "text"
     instructions: tuple[str, ...] = ()
+    max_characters: int | None = None
 
     def __post_init__(self) -> None:
         if self.english not in ("text", "phones"):
@@ -112,6 +117,9 @@ class FrontendEntry:
             raise ValueError(f"mandarin must be text or pinyin, got {self.mandarin!r}")
         if "zh" in self.languages and (self.english == "phones") != (self.mandarin == "pinyin"):
             raise ValueError("english: phones and mandarin: pinyin go together")
+        length = self.max_characters
+        if length is not None and (type(length) is not int or length < _SHORTEST_CUT):
+            raise ValueError(f"max_characters must be an integer of at least {_SHORTEST_CUT}, got {length!r}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """espeak-ng in this process: samples with the start of every phone and word, some hundred times faster than real time.
 
-The C library is called through ctypes. It keeps one global voice, so a process speaks one sentence at a time.
+The C library is called through ctypes. It keeps one global voice, so a process speaks one sentence at a time. What it says depends on
+what it said before (the phases of flutter and roughness, the gain, random breath), and no call of it resets that: it is loaded anew for
+every text, which costs some milliseconds, so that the same call always returns the same samples.
 Mandarin is given as pinyin with tone digits to the voice `cmn-latn-pinyin`: the voice `cmn` of espeak-ng 1.51 spells many characters out.
 Source: espeak-ng, speak_lib.h
 """
@@ -8,8 +10,13 @@ Source: espeak-ng, speak_lib.h
 from __future__ import annotations
 
 import ctypes
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -57,23 +64,40 @@ class Sound:
     word: int
 
 
+Spoken = tuple[npt.NDArray[np.float32], int, list[Sound]]
+"""Samples (L,) in [-1, 1], their rate in Hz, and the sounds in order."""
+
+
 class _Espeak:
+    """The library as it was loaded, and what it said since."""
+
     def __init__(self) -> None:
+        if _is_loaded():
+            raise RuntimeError(
+                f"{LIBRARY} is in use in this process already: let one thread at a time speak, and speak in a process "
+                "where no other package loads it"
+            )
         try:
             self._library: Any = ctypes.CDLL(LIBRARY)
         except OSError as error:
             raise FileNotFoundError(f"{LIBRARY} not found: run `apt-get install -y espeak-ng`") from error
-        self.rate_hz: int = self._library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, None, _PHONEME_EVENTS_IN_IPA)
-        if self.rate_hz <= 0:
-            raise RuntimeError(
-                "espeak-ng could not start: its voice data is missing; install the package espeak-ng-data"
-            )
         self._pieces: list[npt.NDArray[np.int16]] = []
         self._sounds: list[Sound] = []
         self._word_starts: list[int] = []
         # the library keeps the pointer: the callback must live as long as it does
         self._callback = _Callback(self._receive)
+        self.rate_hz: int = self._library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, None, _PHONEME_EVENTS_IN_IPA)
+        if self.rate_hz <= 0:
+            _unload(self._library)
+            raise RuntimeError(
+                "espeak-ng could not start: its voice data is missing; install the package espeak-ng-data"
+            )
         self._library.espeak_SetSynthCallback(self._callback)
+
+    def close(self) -> None:
+        """Stop the library's thread and unload it; it forgets what it said, and cannot be called any more."""
+        self._library.espeak_Terminate()
+        _unload(self._library)
 
     def _receive(self, wav: Any, num_samples: int, events: Any) -> int:
         index = 0
@@ -91,40 +115,82 @@ class _Espeak:
             self._pieces.append(np.ctypeslib.as_array(wav, (num_samples,)).copy())
         return 0
 
-    def speak(
-        self, voice: str, text: str, words_per_minute: int, pitch: int, pitch_range: int
-    ) -> tuple[npt.NDArray[np.int16], list[Sound]]:
-        self._pieces, self._sounds, self._word_starts = [], [], []
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+    def set_voice(self, name: str) -> None:
+        if self._library.espeak_SetVoiceByName(name.encode()) != 0:
             raise ValueError(
-                f"espeak-ng has no voice {voice!r}; `espeak-ng --voices` and its folder voices/!v name them"
+                f"espeak-ng has no voice {name!r}; `espeak-ng --voices` and its folder voices/!v name them"
             )
+
+    def set_voice_file(self, content: str) -> None:
+        language = re.search(r"^language[ \t]+(\S+)", content, re.MULTILINE)
+        if language is None:
+            raise ValueError(f"this voice file has no line `language NAME`, as in `language en-us`:\n{content}")
+        # the library takes any file and crashes at the first word of an unknown language
+        self.set_voice(language[1])
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".voice") as file:
+            file.write(content)
+            file.flush()
+            if self._library.espeak_SetVoiceByFile(file.name.encode()) != 0:
+                raise ValueError(f"espeak-ng refused this voice file:\n{content}")
+
+    def speak(self, text: str, words_per_minute: int, pitch: int, pitch_range: int) -> Spoken:
         for parameter, value in ((_RATE, words_per_minute), (_PITCH, pitch), (_RANGE, pitch_range)):
             self._library.espeak_SetParameter(parameter, value, 0)
         data = text.encode() + b"\0"
+        # breath is drawn from rand() of the C library, which outlives this one; texts differ in it as they would in a row
+        ctypes.CDLL(None).srand(zlib.crc32(data))
         self._library.espeak_Synth(data, len(data), 0, _POSITION_IN_CHARACTERS, 0, _CHARS_UTF8, None, None)
         self._library.espeak_Synchronize()
         samples = np.concatenate(self._pieces) if self._pieces else np.zeros(0, np.int16)
-        return samples, self._sounds
+        return samples.astype(np.float32) / 32768.0, self.rate_hz, self._sounds
 
 
-@cache
-def _engine() -> _Espeak:
-    return _Espeak()
+def _is_loaded() -> bool:
+    try:
+        library = ctypes.CDLL(LIBRARY, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return False
+    _unload(library)
+    return True
 
 
-def speak(
-    voice: str, text: str, *, words_per_minute: int = 160, pitch: int = 50, pitch_range: int = 50
-) -> tuple[npt.NDArray[np.float32], int, list[Sound]]:
+def _unload(library: ctypes.CDLL) -> None:
+    """Give back one loading of a library; ctypes itself never does."""
+    ctypes.CDLL(None).dlclose(ctypes.c_void_p(library._handle))
+
+
+@contextmanager
+def _fresh_engine() -> Iterator[_Espeak]:
+    engine = _Espeak()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def speak(voice: str, text: str, *, words_per_minute: int = 160, pitch: int = 50, pitch_range: int = 50) -> Spoken:
     """Speak a text with a voice such as "en-us+f2".
 
     Units: pitch and pitch_range 0 to 99, 50 is the voice's own
-    Returns: samples (L,) in [-1, 1], their rate in Hz, and the sounds in order
-    Raises: FileNotFoundError saying what to install; ValueError for an unknown voice
+    Returns: samples (L,) in [-1, 1], their rate in Hz, and the sounds in order; the same for the same arguments
+    Raises: FileNotFoundError saying what to install; ValueError for an unknown voice; RuntimeError where the library is in use
     """
-    engine = _engine()
-    samples, sounds = engine.speak(voice, text, words_per_minute, pitch, pitch_range)
-    return samples.astype(np.float32) / 32768.0, engine.rate_hz, sounds
+    with _fresh_engine() as engine:
+        engine.set_voice(voice)
+        return engine.speak(text, words_per_minute, pitch, pitch_range)
+
+
+def speak_with_file(
+    voice_file: str, text: str, *, words_per_minute: int = 160, pitch: int = 50, pitch_range: int = 50
+) -> Spoken:
+    """Speak a text with a voice of one's own: the content of a voice file as espeak-ng documents it (docs/voices.md).
+
+    Units, Returns: as speak
+    Raises: FileNotFoundError saying what to install; ValueError for a file that is refused; RuntimeError as speak
+    """
+    with _fresh_engine() as engine:
+        engine.set_voice_file(voice_file)
+        return engine.speak(text, words_per_minute, pitch, pitch_range)
 
 
 _ARPABET = {

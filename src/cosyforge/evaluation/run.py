@@ -23,8 +23,9 @@ from cosyforge.cosyvoice.manifest import (
 from cosyforge.errors import InvalidParameter
 from cosyforge.evaluation.clip_store import ClipStore
 from cosyforge.evaluation.figures import Ears, language_of
-from cosyforge.evaluation.mandarin_ear import DIRECTORY as MANDARIN_EAR
-from cosyforge.evaluation.mandarin_ear import WEIGHTS_NAME, MandarinEar
+from cosyforge.evaluation.mandarin_ear.ear import DIRECTORY as MANDARIN_EAR
+from cosyforge.evaluation.mandarin_ear.ear import WEIGHTS_NAME, MandarinEar
+from cosyforge.evaluation.record import check_recordable, record_figures
 from cosyforge.evaluation.reference import read_references, spread
 from cosyforge.evaluation.report import Report, make_report
 from cosyforge.evaluation.report_page import report_page
@@ -46,7 +47,7 @@ _PICTURED = {"source": "source recording", "copy": "copy-synthesis", "synthesis"
 class Options:
     """What a person asks for; see the help of the command.
 
-    voices: names, none for the model's first voice; out: None keeps nothing
+    voices: names, none for the model's first voice; records: the averages go into model.json; out: None keeps nothing
     """
 
     model: Path | None = None
@@ -64,6 +65,7 @@ class Options:
     recogniser: Path | None = None
     players: int = 12
     seed: int = 0
+    records: bool = False
     out: Path | None = None
 
 
@@ -75,6 +77,8 @@ def run_evaluation(options: Options, on_line: Callable[[str], None] = lambda lin
     """
     directory = options.model or options.base or builtin_model_directory()
     plan = make_plan(options, directory)
+    if options.records:
+        check_recordable(directory)
     spoken = [text for texts in (*plan.sentences.values(), *plan.stress.values()) for text in texts]
     spoken += [clip.text for recordings in plan.references.values() for clip in recordings]
     ears, ear_notes = _ears(options, hears_mandarin=any(language_of(text) == "zh" for text in spoken))
@@ -90,6 +94,8 @@ def run_evaluation(options: Options, on_line: Callable[[str], None] = lambda lin
         report = make_report(plan, outcome, model=model, recogniser=ears.name, notes=notes)
         if options.out is not None:
             _write(options.out, report, plan, outcome, options.players, on_line)
+    if options.records:
+        on_line(f"figures recorded in {directory}, whose digest is now {record_figures(directory, report)}")
     return report
 
 

@@ -62,7 +62,7 @@ class Frontend:
                 raise ValueError(f"frontend: unknown language {language!r}; known are {', '.join(LANGUAGES)}")
         if not self.languages:
             raise ValueError("frontend: languages is empty")
-        self.max_characters = int(settings.get("max_characters", _MAX_CHARACTERS[self.english]))
+        self.max_characters = int(settings.get("max_characters") or _MAX_CHARACTERS[self.english])
         self.speller = Speller(self.languages, self.english, self.mandarin)
 
     def reads(self, language: str) -> str:

@@ -41,16 +41,21 @@ _STARTERS = frozenset({
 
 _BEFORE_NUMBERS = frozenset({"No", "Nos"})
 _ADDRESS = re.compile(r"(?:https?://|ftp://|www\.|[^\s@]+@)\S*$", re.IGNORECASE)
-_CUTS = tuple(
+_CONJUNCTIONS = (
+    "and|but|or|nor|so|yet|because|although|though|while|when|where|if|unless|until|since|that|which|who|whose|than"
+)
+_PREPOSITIONS = "in|on|at|of|to|for|from|with|by|near|into|over|under|after|before|during|through|without|behind|beside"
+_STRONG_CUTS = tuple(re.compile(pattern) for pattern in (r"[;:](?=\s)|[；：]|[—–]", r",(?=\s)|[，、]"))
+_WEAK_CUTS = tuple(
     re.compile(pattern)
     for pattern in (
-        r"[;:](?=\s)|[；：]|[—–]",
-        r",(?=\s)|[，、]",
+        rf"(?=\s+(?:{_CONJUNCTIONS})\b)|(?=因为|所以|但是|可是|而且|然后|如果|虽然|同时|以及|或者|并且)",
+        rf"(?=\s+(?:{_PREPOSITIONS})\b)|(?<![现存正实自内外])(?=在(?![于线意乎]))",
         r"(?=\s)",
         rf"[{_SYLLABLES}](?![，。！？；：、…”’」』）】》])",
     )
 )
-"""Where one may breathe in a long sentence, the best first."""
+"""Where one may breathe in a long sentence, the best first; at a mark (strong) even a little beyond the limit."""
 
 _NEXT_WORD = re.compile(r"[A-Za-z]*\.?")
 _LAST_WORD = re.compile(r"(?:[A-Za-z]\.)*[A-Za-z]+$")
@@ -173,14 +178,16 @@ class SentenceSplitter:
         return found if found.settled else None
 
     def _cut(self, start: int) -> int:
-        """Find the best place to breathe within the limit: a semicolon, a comma, a space, between hanzi, or anywhere."""
-        end = _reach(self._text, start, self._max_length)
-        window = self._text[start:end]
-        earliest = len(window) * 2 // 5
-        for pattern in _CUTS:
-            places = [match.end() for match in pattern.finditer(window) if match.end() > earliest]
-            if places:
-                return start + places[-1]
+        """Find the best place to breathe: a semicolon, a comma, before a conjunction or preposition, a space, between
+        hanzi, or anywhere."""
+        end, furthest = (_reach(self._text, start, int(self._max_length * slack)) for slack in (1.0, _CUT_SLACK))
+        earliest = (end - start) * 2 // 5
+        for patterns, reach in ((_STRONG_CUTS, furthest), (_WEAK_CUTS, end)):
+            window = self._text[start:reach]
+            for pattern in patterns:
+                places = [match.end() for match in pattern.finditer(window) if match.end() > earliest]
+                if places:
+                    return start + places[-1]
         return self._outside_held(start, end)
 
     def _outside_held(self, start: int, end: int) -> int:

@@ -49,7 +49,7 @@ PRESETS = {
         "loongandy_v3 loongdavid_v3 longjiqi_v3",
     ),
     "mina": Preset(
-        "slt-1.14", "f", "en", "a light, young woman's voice, American English",
+        "kal16-160-1.20", "f", "en", "a light, high, even voice, American English",
         "longhuhu_v3 longpaopao_v3 longxian_v3 longling_v3 longshanshan_v3 loongcally_v3 loongbella_v3",
     ),
     "vera": Preset(

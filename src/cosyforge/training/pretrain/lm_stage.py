@@ -34,6 +34,8 @@ FRONTEND = FrontendEntry(
     mandarin="pinyin",
     prefix=END_OF_PROMPT,
     instructions=INSTRUCTIONS,
+    # the corpus' sentences have at most sixteen words: from longer ones the model leaves words out
+    max_characters=64,
 )
 """How text is written for this LM; goes into the model's manifest."""
 

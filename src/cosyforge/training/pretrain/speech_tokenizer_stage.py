@@ -17,11 +17,14 @@ from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.sampler import LengthSampler
 
 _FRAMES_PER_TOKEN = 2
-_MELODY_WEIGHT = 0.5
+_MELODY_WEIGHT = 0.6
 _VOICING_WEIGHT = 0.2
 _MEL_WEIGHT = 0.4
-_TONE_WEIGHT = 0.5
+_TONE_WEIGHT = 0.8
 NUM_TONES = 5
+_MELODY_SPREAD = 0.7
+_FLAT_OCTAVES = 0.05
+"""A clip whose pitch moves less, by its standard deviation, is not stretched further: what is left is the tracker's noise."""
 _MEL_BINS = 80
 
 
@@ -175,8 +178,13 @@ def _mel_distance(clips: list[PreparedClip], drawn: Tensor) -> Tensor:
 
 
 def _relative_log_f0(f0: Tensor) -> Tensor:
-    """Log pitch relative to the clip's own mean, in units of a third of an octave; the voice's height is no content."""
+    """Log pitch relative to the clip's own mean and spread; a voice's height and liveliness are no content, a tone is.
+
+    Shapes: f0 in Hz, 0 where unvoiced (B, T) -> (B, T), a spread of one being `_MELODY_SPREAD`
+    """
     voiced = f0 > 0
     log_f0 = torch.where(voiced, f0.clamp(min=1.0), torch.ones_like(f0)).log2()
-    mean = (log_f0 * voiced).sum(1, keepdim=True) / voiced.sum(1, keepdim=True).clamp(min=1)
-    return (log_f0 - mean) * 3.0
+    count = voiced.sum(1, keepdim=True).clamp(min=1)
+    offset = (log_f0 - (log_f0 * voiced).sum(1, keepdim=True) / count) * voiced
+    spread = (offset.square().sum(1, keepdim=True) / count).sqrt()
+    return offset * (_MELODY_SPREAD / spread.clamp(min=_FLAT_OCTAVES))

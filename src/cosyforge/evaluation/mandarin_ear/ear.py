@@ -2,7 +2,7 @@
 
 It knows no words and no sentences: every legal syllable may follow every other, and the network sees half a second around
 each frame, so what it writes down was in the sound and not guessed from what usually follows. The voices that taught it were
-invented for it alone (`mandarin_ear_corpus.py`); it shares no feature and no weight with the model that it judges but the pitch tracker.
+invented for it alone (`corpus.py`); it shares no feature and no weight with the model that it judges but the pitch tracker.
 They speak the Mandarin of espeak-ng, so it is a judge for models that learned from that engine, and understands people badly.
 """
 
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from cosyforge.audio.pitch import estimate_f0
 from cosyforge.audio.resample import resample
-from cosyforge.evaluation.mandarin_decoding import AlignedSyllable, SyllableGraph, align
-from cosyforge.evaluation.mandarin_sounds import NUM_TONES, UNITS, sounds_of, split_tone
+from cosyforge.evaluation.mandarin_ear.decoding import AlignedSyllable, SyllableGraph, align
+from cosyforge.evaluation.mandarin_ear.sounds import NUM_TONES, UNITS, sounds_of, split_tone
 from cosyforge.evaluation.slaney import slaney_filters
 
-DIRECTORY = Path(__file__).parent.parent / "assets" / "mandarin_ear"
+DIRECTORY = Path(__file__).parents[2] / "assets" / "mandarin_ear"
 WEIGHTS_NAME, CARD_NAME = "mandarin_ear.safetensors", "mandarin_ear.json"
 
 RATE_HZ = 16_000
@@ -162,7 +162,7 @@ class MandarinEar:
         for needed in (card_path, weights_path):
             if not needed.is_file():
                 raise FileNotFoundError(
-                    f"{needed} is missing; make it with: python -m cosyforge.evaluation.mandarin_ear_training --out {directory}"
+                    f"{needed} is missing; make it with: python -m cosyforge.evaluation.mandarin_ear.training --out {directory}"
                 )
         card = json.loads(card_path.read_text(encoding="utf-8"))
         network = EarNetwork(EarConfig(**card["network"]))

@@ -1,6 +1,6 @@
 """Make the Mandarin recogniser from nothing: corpus, network, costs of decoding, figures. Stopped and started again it goes on.
 
-    python -m cosyforge.evaluation.mandarin_ear_training --work build/mandarin-ear --out src/cosyforge/assets/mandarin_ear
+    python -m cosyforge.evaluation.mandarin_ear.training --work build/mandarin-ear --out src/cosyforge/assets/mandarin_ear
 
 About ten minutes of one core. espeak-ng must be installed. One thread and fixed seeds: the same machine makes the same weights.
 """
@@ -30,8 +30,9 @@ from cosyforge.audio.resample import resample
 from cosyforge.dataset import espeak
 from cosyforge.dataset.synthetic import ESPEAK_MANDARIN, HELD_OUT, spoken_pinyin
 from cosyforge.evaluation.griffin_lim import griffin_lim
-from cosyforge.evaluation.mandarin_decoding import SyllableGraph
-from cosyforge.evaluation.mandarin_ear import (
+from cosyforge.evaluation.mandarin_ear.corpus import NO_LABEL, draw_clip, label, legal_syllables, plan_texts, spoil
+from cosyforge.evaluation.mandarin_ear.decoding import SyllableGraph
+from cosyforge.evaluation.mandarin_ear.ear import (
     CARD_NAME,
     NUM_FEATURES,
     RATE_HZ,
@@ -42,7 +43,6 @@ from cosyforge.evaluation.mandarin_ear import (
     card_of,
     extract,
 )
-from cosyforge.evaluation.mandarin_ear_corpus import NO_LABEL, draw_clip, label, legal_syllables, plan_texts, spoil
 from cosyforge.evaluation.sentences import EVERYDAY_ZH
 from cosyforge.text.mandarin import pinyin_syllables
 
@@ -349,7 +349,7 @@ def make(
     network = train(work / "corpus", work, num_steps, on_progress)
     ear = tune(network, bases, on_progress)
     recipe = {
-        "command": "python -m cosyforge.evaluation.mandarin_ear_training", "num_clips": num_clips, "num_steps": num_steps,
+        "command": "python -m cosyforge.evaluation.mandarin_ear.training", "num_clips": num_clips, "num_steps": num_steps,
         "seed": _SEED, "voices": "invented voice files of espeak-ng, one for each clip", "test_voices": list(TEST_VOICES),
         "limits": _LIMITS,
     }  # fmt: skip
@@ -363,7 +363,7 @@ def make(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m cosyforge.evaluation.mandarin_ear_training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cosyforge.evaluation.mandarin_ear.training", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and card")
     parser.add_argument("--work", type=Path, default=Path("build/mandarin-ear"), help="corpus and state, to go on from")
     parser.add_argument("--num-clips", type=int, default=4_000)

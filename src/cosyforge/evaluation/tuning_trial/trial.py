@@ -40,7 +40,7 @@ from cosyforge.errors import InvalidParameter
 from cosyforge.evaluation.sentences import EVERYDAY
 from cosyforge.evaluation.similarity import Clip, VoiceEncoder, similarity
 from cosyforge.evaluation.transcriber import PocketsphinxTranscriber
-from cosyforge.evaluation.trial_recordings import (
+from cosyforge.evaluation.tuning_trial.recordings import (
     NUM_REFERENCES,
     SPEAKERS,
     held_out_speaker,
@@ -48,7 +48,7 @@ from cosyforge.evaluation.trial_recordings import (
     read_clips,
     record_speaker,
 )
-from cosyforge.evaluation.trial_table import Heard, SpeakerResult, TunedVoice, trial_json, trial_markdown
+from cosyforge.evaluation.tuning_trial.table import Heard, SpeakerResult, TunedVoice, trial_json, trial_markdown
 from cosyforge.evaluation.wer import WordErrors, word_errors
 from cosyforge.synthesis.engine import Engine
 from cosyforge.training.combine import VOICE

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,8 +20,8 @@ import torch
 from cosyforge.dataset import espeak
 from cosyforge.dataset.mandarin_sentences import mandarin_sentences
 from cosyforge.dataset.synthetic import ESPEAK_MANDARIN, spoken_pinyin
-from cosyforge.evaluation.mandarin_ear import FRAME_HZ, RATE_HZ
-from cosyforge.evaluation.mandarin_sounds import UNITS, sounds_of, split_tone, with_third_tone_sandhi
+from cosyforge.evaluation.mandarin_ear.ear import FRAME_HZ, RATE_HZ
+from cosyforge.evaluation.mandarin_ear.sounds import UNITS, sounds_of, split_tone, with_third_tone_sandhi
 from cosyforge.evaluation.sentences import EVERYDAY_ZH
 from cosyforge.evaluation.slaney import slaney_filters
 from cosyforge.text.mandarin import pinyin_syllables
@@ -118,26 +117,14 @@ def invent_voice(rng: random.Random) -> str:
 def speak_invented(voice: str, text: str, words_per_minute: int, pitch: int, pitch_range: int, factor: float) -> Spoken:
     """Let espeak-ng read pinyin with a voice file; factor above 1 makes the vocal tract shorter and the pitch higher.
 
-    Raises: FileNotFoundError saying what to install
+    Raises: FileNotFoundError saying what to install; ValueError for a voice file that is refused or says nothing
     """
-    # the library takes a voice file by its own call, for which espeak.speak has no parameter
-    engine = espeak._engine()
-    with tempfile.NamedTemporaryFile("w", suffix=".voice") as file:
-        file.write(voice)
-        file.flush()
-        engine._pieces, engine._sounds, engine._word_starts = [], [], []
-        library = engine._library
-        if library.espeak_SetVoiceByFile(file.name.encode()) != 0:
-            raise ValueError(f"espeak-ng refused this voice file:\n{voice}")
-        for parameter, value in ((1, round(words_per_minute / factor)), (3, pitch), (4, pitch_range)):
-            library.espeak_SetParameter(parameter, value, 0)
-        written = text.encode() + b"\0"
-        library.espeak_Synth(written, len(written), 0, 1, 0, 1, None, None)
-        library.espeak_Synchronize()
-    if not engine._pieces:
+    samples, rate_hz, sounds = espeak.speak_with_file(
+        voice, text, words_per_minute=round(words_per_minute / factor), pitch=pitch, pitch_range=pitch_range
+    )
+    if not len(samples):
         raise ValueError(f"espeak-ng said nothing for {text!r}")
-    samples = np.concatenate(engine._pieces).astype(np.float32) / 32768.0
-    return label(samples, engine.rate_hz, engine._sounds, text, factor)
+    return label(samples, rate_hz, sounds, text, factor)
 
 
 def label(samples: Samples, rate_hz: int, sounds: Sequence[espeak.Sound], text: str, factor: float = 1.0) -> Spoken:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cosyforge.evaluation.mandarin_sounds import INITIALS, NUM_TONES, SILENCE, UNITS, sounds_of
+from cosyforge.evaluation.mandarin_ear.sounds import INITIALS, NUM_TONES, SILENCE, UNITS, sounds_of
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -1,0 +1,56 @@
+"""What the losses of vocoder and speech tokenizer ask for, and that they can be followed from a bad start."""
+
+from __future__ import annotations
+
+import torch
+
+from cosyforge.cosyvoice.config import NANO
+from cosyforge.cosyvoice.hift import HiFT
+from cosyforge.dataset.synthetic import Clip
+from cosyforge.training.pretrain.speech_tokenizer_stage import _MELODY_SPREAD, _relative_log_f0, tone_labels
+from cosyforge.training.pretrain.vocoder_stage import spectral_distance
+
+
+def test_a_vocoder_that_starts_far_too_loud_is_told_to_be_softer() -> None:
+    torch.manual_seed(0)
+    assert NANO.hift is not None
+    hift = HiFT(NANO.hift)
+    bias = hift.conv_post.bias
+    assert bias is not None
+    num_bins = NANO.hift.istft_n_fft // 2 + 1
+    with torch.no_grad():
+        bias[:num_bins] += 3.0
+    wanted = 0.05 * torch.randn(1, 20 * NANO.hift.hop)
+    mel, f0 = torch.randn(1, NANO.hift.mel_bins, 20) - 4.0, torch.full((1, 20), 120.0)
+    before = float(spectral_distance(hift(mel, f0=f0), wanted).detach())
+    optimizer = torch.optim.Adam(hift.parameters(), lr=1e-3)
+
+    for _ in range(12):
+        optimizer.zero_grad()
+        made = hift(mel, f0=f0)
+        spectral_distance(made, wanted).backward()
+        optimizer.step()
+
+    assert made.detach().abs().max() <= NANO.hift.audio_limit
+    assert float(spectral_distance(made.detach(), wanted)) < 0.75 * before
+
+
+def test_melody_is_asked_for_whatever_the_height_and_the_range_of_the_voice() -> None:
+    movement = torch.tensor([0.0, 1.0, 2.0, 1.0, -2.0, -2.0])
+    voiced = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+    flat, lively = (height * 2 ** (movement * octaves) * voiced for height, octaves in ((90.0, 0.05), (240.0, 0.3)))
+
+    wanted = _relative_log_f0(torch.stack([flat, lively]))
+
+    torch.testing.assert_close(wanted[0], wanted[1], atol=1e-3, rtol=0)
+    assert abs(float(wanted[0][voiced > 0].std(correction=0)) - _MELODY_SPREAD) < 1e-3
+    # a monotone voice's jitter is not blown up into a melody
+    monotone = 100.0 * 2 ** (movement * 0.001)
+    assert float(_relative_log_f0(monotone[None]).abs().max()) < 0.05
+
+
+def test_every_frame_of_a_final_is_labelled_with_its_tone() -> None:
+    units = (("m", 0.04), ("a1", 0.12), ("SIL", 0.16), ("m", 0.20), ("a5", 0.26))
+    clip = Clip("妈吗", "somebody", 0, 4800, (), "zh", units=units)
+
+    assert tone_labels(clip, 15).tolist() == [-1, -1, 0, 0, 0, 0, -1, -1, -1, -1, 4, 4, 4, -1, -1]
