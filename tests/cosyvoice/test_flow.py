@@ -430,6 +430,11 @@ def test_prior_weight_teaches_the_token_side_and_is_reported_apart(flow: Flow) -
     torch.testing.assert_close(with_prior.prior_loss, expected.detach(), rtol=1e-5, atol=0)
     torch.testing.assert_close(plain.prior_loss, with_prior.prior_loss)
     torch.testing.assert_close(with_prior.loss, plain.loss + 0.25 * expected, rtol=1e-5, atol=0)
+    # bins below the first are free to say something else, and are not forgotten in the mean
+    upper = flow.loss(batch, streaming=False, z=z, prior_weight=0.25, prior_from_bin=3, **given)  # type: ignore[arg-type]
+    rows = [(flow.mu(_one(batch, i).token) - _one(batch, i).mel)[:, 3:].abs().sum() for i in (0, 1)]
+    torch.testing.assert_close(upper.prior_loss, sum(rows).detach() / (26 * CONFIG.mel_bins), rtol=1e-5, atol=0)
+    torch.testing.assert_close(upper.mu[:1], flow.mu(_one(batch, 0).token))
     # keep is 0 throughout: only the prior can reach the embedding
     embedding = flow.input_embedding.weight
     assert not torch.autograd.grad(plain.loss, embedding)[0].any()

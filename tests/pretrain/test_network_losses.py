@@ -7,7 +7,8 @@ import torch
 from cosyforge.cosyvoice.config import NANO
 from cosyforge.cosyvoice.hift import HiFT
 from cosyforge.dataset.synthetic import Clip
-from cosyforge.training.pretrain.speech_tokenizer_stage import _MELODY_SPREAD, _relative_log_f0, tone_labels
+from cosyforge.training.pretrain.flow_stage import _MELODY_SCALE, _VOICING_SCALE, melody_distance
+from cosyforge.training.pretrain.speech_tokenizer_stage import MELODY_SPREAD, relative_log_f0, tone_labels
 from cosyforge.training.pretrain.vocoder_stage import spectral_distance
 
 
@@ -40,13 +41,32 @@ def test_melody_is_asked_for_whatever_the_height_and_the_range_of_the_voice() ->
     voiced = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
     flat, lively = (height * 2 ** (movement * octaves) * voiced for height, octaves in ((90.0, 0.05), (240.0, 0.3)))
 
-    wanted = _relative_log_f0(torch.stack([flat, lively]))
+    wanted = relative_log_f0(torch.stack([flat, lively]))
 
     torch.testing.assert_close(wanted[0], wanted[1], atol=1e-3, rtol=0)
-    assert abs(float(wanted[0][voiced > 0].std(correction=0)) - _MELODY_SPREAD) < 1e-3
+    assert abs(float(wanted[0][voiced > 0].std(correction=0)) - MELODY_SPREAD) < 1e-3
     # a monotone voice's jitter is not blown up into a melody
     monotone = 100.0 * 2 ** (movement * 0.001)
-    assert float(_relative_log_f0(monotone[None]).abs().max()) < 0.05
+    assert float(relative_log_f0(monotone[None]).abs().max()) < 0.05
+
+
+def test_a_mu_that_tells_melody_and_voicing_costs_nothing_and_a_flat_one_does() -> None:
+    first, second = (100.0 * 2 ** torch.tensor([0.0, 0.1, 0.2, 0.3]), torch.tensor([0.0, 220.0, 260.0]))
+    f0 = [[first, second], [second]]
+    mu = torch.zeros(2, 80, 7)
+    mu[0, 0, :4] = relative_log_f0(first[None])[0] * _MELODY_SCALE
+    mu[0, 0, 4:] = relative_log_f0(second[None])[0] * _MELODY_SCALE
+    mu[1, 0, :3] = relative_log_f0(second[None])[0] * _MELODY_SCALE
+    mu[0, 1] = torch.tensor([1, 1, 1, 1, -1, 1, 1]) * _VOICING_SCALE
+    mu[1, 1, :3] = torch.tensor([-1, 1, 1]) * _VOICING_SCALE
+
+    assert [float(error) for error in melody_distance(mu, f0)] == [0.0, 0.0]
+    # what is said beyond the end of a row, or of melody where there is no voice, is nobody's business
+    mu[1, :, 3:], mu[1, 0, 0] = 9.0, 9.0
+    assert [float(error) for error in melody_distance(mu, f0)] == [0.0, 0.0]
+    melody, voicing = melody_distance(torch.zeros(2, 80, 7), f0)
+    assert float(melody) > 1.0
+    assert float(voicing) == _VOICING_SCALE
 
 
 def test_every_frame_of_a_final_is_labelled_with_its_tone() -> None:

@@ -200,7 +200,7 @@ def test_what_the_base_model_says_of_its_flow_is_heeded(
     finished: Run, base_directory: Path, package: Path, tmp_path: Path
 ) -> None:
     base = shutil.copytree(base_directory, tmp_path / "base")
-    training = {"flow_loss": {"prior_weight": 0.3, "t_power": 1.5}}
+    training = {"flow_loss": {"prior_weight": 0.3, "prior_from_bin": 2, "t_power": 1.5}}
     write_manifest(base, replace(read_manifest(base), training=training))
 
     finetune(package, base, tmp_path / "out", HYPER, on_event=lambda event: None)

@@ -76,10 +76,12 @@ class FlowBatch:
 
 @dataclass(frozen=True)
 class FlowLoss:
-    """loss is what to descend: mse + prior_weight * prior_loss. pred (B, M, F) is the velocity found."""
+    """loss is what to descend: mse + prior_weight * prior_loss. pred (B, M, F) is the velocity found, mu (B, M, F) what
+    the token side gave, with its gradient."""
 
     loss: Tensor
     pred: Tensor
+    mu: Tensor
     mse: Tensor
     prior_loss: Tensor
 
@@ -332,6 +334,7 @@ class Flow(nn.Module):
         keep: Tensor | None = None,
         cond_len: Tensor | None = None,
         prior_weight: float = 0.0,
+        prior_from_bin: int = 0,
         t_power: float = 1.0,
     ) -> FlowLoss:
         """Mean squared error of the velocity at a random time, over the real frames.
@@ -342,7 +345,7 @@ class Flow(nn.Module):
         condition (a negative one is drawn).
 
         prior_weight > 0 adds that much L1 between mu itself and the mel, which teaches the token side to draw the
-        mel; a small network gains much from it.
+        mel; a small network gains much from it. Bins below prior_from_bin are left to say something else.
 
         Shapes: t, keep, cond_len (B,), z (B, M, F)
         Raises: ValueError for a sample without a single aligned token
@@ -379,9 +382,9 @@ class Flow(nn.Module):
         count = real.sum() * mel.shape[1]
         mse = ((pred - target) * real).square().sum() / count
         with torch.set_grad_enabled(torch.is_grad_enabled() and prior_weight > 0):
-            prior_loss = ((mu.float() - mel) * real).abs().sum() / count
+            prior_loss = ((mu.float() - mel) * real)[:, prior_from_bin:].abs().sum() / count
         loss = mse + prior_weight * prior_loss if prior_weight > 0 else mse
-        return FlowLoss(loss, pred, mse.detach(), prior_loss.detach())
+        return FlowLoss(loss, pred, mu, mse.detach(), prior_loss.detach())
 
     def _aligned(self, batch: FlowBatch) -> tuple[Tensor, Tensor, Tensor]:
         """token (B, S), mel (B, M, 2S) and the frames of each sample (B,), the longer of both cut in every sample."""

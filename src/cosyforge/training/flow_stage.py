@@ -48,7 +48,7 @@ class FlowSample:
 class FlowTask:
     """Everything about the flow's training that stays the same from step to step.
 
-    prior_weight, t_power: as the base model was trained with them (see Flow.loss); the defaults are the official ones
+    prior_weight, prior_from_bin, t_power: as the base model was trained with them (see Flow.loss); the defaults are the official ones
     pair_share: how many clips are learnt behind another one, which is given; streaming_share: how often a batch has the
     streaming block mask (one network serves both)
     Shapes: speaker_embedding (192,)
@@ -59,6 +59,7 @@ class FlowTask:
     batch_frames: int
     seed: int
     prior_weight: float = 0.0
+    prior_from_bin: int = 0
     t_power: float = 1.0
     pair_share: float = 0.0
     streaming_share: float = 0.5
@@ -103,6 +104,7 @@ class FlowTask:
                 [sample.num_prompt_frames for sample in samples], device=self.speaker_embedding.device
             ),
             prior_weight=self.prior_weight,
+            prior_from_bin=self.prior_from_bin,
             t_power=self.t_power,
         )
         return result.loss, {"mse": float(result.mse)}

@@ -1,6 +1,8 @@
 """Teach the flow to draw mel spectrograms from codes and a voice: flow matching, with a mu that already resembles the mel.
 
-Intelligibility comes from the prior loss on mu within minutes; the estimator adds the voice and the texture. Pairs of one speaker's
+Intelligibility comes from the prior loss on mu within minutes; the estimator adds the voice and the texture. A mu that is a mel of nobody
+in particular has no pitch, and the estimator sees the codes through it alone: two bins of it, below all speech, tell melody and voicing
+instead. Pairs of one speaker's
 sentences, the first of them given, teach it to go on in the voice of a prompt.
 """
 
@@ -13,8 +15,14 @@ from torch import Tensor, nn
 from cosyforge.cosyvoice.flow import Flow, FlowBatch
 from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.sampler import LengthSampler
+from cosyforge.training.pretrain.speech_tokenizer_stage import relative_log_f0
 
 PRIOR_WEIGHT = 0.3
+PRIOR_FROM_BIN = 2
+_MELODY_BIN, _VOICING_BIN = 0, 1
+_MELODY_WEIGHT, _VOICING_WEIGHT = 0.06, 0.02
+_MELODY_SCALE, _VOICING_SCALE = 4.0, 2.0
+"""mel values lie some three apart, and so should these, for the estimator to see them."""
 TIME_POWER = 1.5
 """More of the steps near t = 0, where the sentence is decided; the fine grain near t = 1 needs fewer."""
 _OWN_VECTOR_SHARE = 0.5
@@ -45,7 +53,7 @@ class FlowLossFunction:
         if torch.rand(1, generator=generator).item() < PAIR_SHARE:
             chosen = chosen[: max(1, len(chosen) // 2)]
             prompts = [self._other(index, generator) for index in chosen]
-        batch, cond_len = self.batch(chosen, generator, prompts)
+        batch, cond_len, f0 = self.batch(chosen, generator, prompts)
         streaming = bool(torch.rand(1, generator=generator).item() < 0.5)
         with torch.autocast("cpu", torch.bfloat16):
             result = self.flow.loss(
@@ -54,9 +62,12 @@ class FlowLossFunction:
                 generator=generator,
                 cond_len=cond_len,
                 prior_weight=PRIOR_WEIGHT,
+                prior_from_bin=PRIOR_FROM_BIN,
                 t_power=TIME_POWER,
             )
-        return result.loss, {"prior": float(result.prior_loss)}
+        melody, voicing = melody_distance(result.mu.float(), f0)
+        loss = result.loss + _MELODY_WEIGHT * melody + _VOICING_WEIGHT * voicing
+        return loss, {"prior": float(result.prior_loss), "melody": melody.item(), "voicing": voicing.item()}
 
     def _other(self, index: int, generator: torch.Generator) -> int:
         others = self.by_speaker[self.clips[index].clip.speaker]
@@ -64,10 +75,10 @@ class FlowLossFunction:
 
     def batch(
         self, chosen: list[int], generator: torch.Generator, prompts: list[int] | None = None
-    ) -> tuple[FlowBatch, Tensor | None]:
+    ) -> tuple[FlowBatch, Tensor | None, list[list[Tensor]]]:
         """The clips as padded tensors, each behind its prompt where there are some.
 
-        Returns: the batch, and the frames (B,) that are given, None where the loss shall draw them
+        Returns: the batch; the frames (B,) that are given, None where the loss shall draw them; per row the pitch (F,) in Hz of its clips
         """
         own = torch.rand(len(chosen), generator=generator) < _OWN_VECTOR_SHARE
         heard = chosen if prompts is None else prompts
@@ -78,6 +89,7 @@ class FlowLossFunction:
         rows = [[i] for i in chosen] if prompts is None else [[p, i] for p, i in zip(prompts, chosen, strict=True)]
         tokens = [torch.cat([self.codes[i] for i in row]) for row in rows]
         mels = [torch.cat([self.clips[i].mel[: 2 * len(self.codes[i])].float() for i in row]) for row in rows]
+        f0 = [[self.clips[i].f0[: 2 * len(self.codes[i])].float() for i in row] for row in rows]
         batch = FlowBatch(
             token=nn.utils.rnn.pad_sequence(tokens, batch_first=True),
             token_len=torch.tensor([len(token) for token in tokens]),
@@ -85,7 +97,26 @@ class FlowLossFunction:
             mel_len=torch.tensor([len(mel) for mel in mels]),
             speaker_embedding=torch.stack(vectors),
         )
-        return batch, None if prompts is None else torch.tensor([2 * len(self.codes[p]) for p in prompts])
+        return batch, None if prompts is None else torch.tensor([2 * len(self.codes[p]) for p in prompts]), f0
+
+
+def melody_distance(mu: Tensor, f0: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
+    """How far the lowest bins of mu are from melody and voicing, mean absolute error over voiced and over all frames.
+
+    Shapes: mu (B, M, F), f0 per row its clips' pitch in Hz, each (F_i,) -> (), ()
+    """
+    melody = [torch.cat([relative_log_f0(clip[None])[0] for clip in row]) for row in f0]
+    wanted = nn.utils.rnn.pad_sequence(melody, batch_first=True)[:, : mu.shape[2]] * _MELODY_SCALE
+    pitch = nn.utils.rnn.pad_sequence([torch.cat(row) for row in f0], batch_first=True, padding_value=-1.0)[
+        :, : mu.shape[2]
+    ]
+    is_voiced, is_real = pitch > 0, pitch >= 0
+    melody_error = (mu[:, _MELODY_BIN, : wanted.shape[1]] - wanted).abs()[is_voiced].sum() / is_voiced.sum().clamp(
+        min=1
+    )
+    sign = torch.where(is_voiced, _VOICING_SCALE, -_VOICING_SCALE)
+    voicing_error = (mu[:, _VOICING_BIN, : wanted.shape[1]] - sign).abs()[is_real].sum() / is_real.sum().clamp(min=1)
+    return melody_error, voicing_error
 
 
 def speaker_means(clips: list[PreparedClip], vectors: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,9 @@ _VOICING_WEIGHT = 0.2
 _MEL_WEIGHT = 0.4
 _TONE_WEIGHT = 0.8
 NUM_TONES = 5
-_MELODY_SPREAD = 0.7
+_FIRST_FORMANT_BIN = 40
+"""Of the whisper mel: 1 kHz."""
+MELODY_SPREAD = 0.7
 _FLAT_OCTAVES = 0.05
 """A clip whose pitch moves less, by its standard deviation, is not stretched further: what is left is the tracker's noise."""
 _MEL_BINS = 80
@@ -67,7 +69,9 @@ def warp_whisper(mel: Tensor, generator: torch.Generator) -> Tensor:
     num_bins = mel.shape[1]
     shift, stretch, level, noise, is_noisy = torch.rand(5, generator=generator).tolist()
     axis = torch.arange(num_bins, dtype=torch.float32)
-    position = (axis * (1 + (stretch - 0.5) * 0.16) + (shift - 0.5) * 8.0).clamp(0, num_bins - 1)
+    # formants move, the lowest harmonics keep to their lattice: pitch is read from it
+    formants = (axis / _FIRST_FORMANT_BIN).clamp(max=1.0)
+    position = (axis * (1 + (stretch - 0.5) * 0.16) + (shift - 0.5) * 8.0 * formants).clamp(0, num_bins - 1)
     low = position.floor().long()
     high = (low + 1).clamp(max=num_bins - 1)
     share = position - low
@@ -112,7 +116,7 @@ class SpeechTokenizerLoss:
         num_known = known.sum().clamp(min=1)
         phone_loss = F.cross_entropy(phone[known], label[known], reduction="sum") / num_known
         is_voiced = f0 > 0
-        melody_loss = (melody - _relative_log_f0(f0)).abs()[is_voiced].sum() / is_voiced.sum().clamp(min=1)
+        melody_loss = (melody - relative_log_f0(f0)).abs()[is_voiced].sum() / is_voiced.sum().clamp(min=1)
         voicing_loss = F.binary_cross_entropy_with_logits(voicing[is_real], is_voiced[is_real].float())
         correct = (phone.argmax(-1) == label)[known].sum() / num_known
         mel_loss = _mel_distance(clips, drawn)
@@ -177,14 +181,14 @@ def _mel_distance(clips: list[PreparedClip], drawn: Tensor) -> Tensor:
     return total / count
 
 
-def _relative_log_f0(f0: Tensor) -> Tensor:
+def relative_log_f0(f0: Tensor) -> Tensor:
     """Log pitch relative to the clip's own mean and spread; a voice's height and liveliness are no content, a tone is.
 
-    Shapes: f0 in Hz, 0 where unvoiced (B, T) -> (B, T), a spread of one being `_MELODY_SPREAD`
+    Shapes: f0 in Hz, 0 where unvoiced (B, T) -> (B, T), a spread of one being `MELODY_SPREAD`
     """
     voiced = f0 > 0
     log_f0 = torch.where(voiced, f0.clamp(min=1.0), torch.ones_like(f0)).log2()
     count = voiced.sum(1, keepdim=True).clamp(min=1)
     offset = (log_f0 - (log_f0 * voiced).sum(1, keepdim=True) / count) * voiced
     spread = (offset.square().sum(1, keepdim=True) / count).sqrt()
-    return offset * (_MELODY_SPREAD / spread.clamp(min=_FLAT_OCTAVES))
+    return offset * (MELODY_SPREAD / spread.clamp(min=_FLAT_OCTAVES))
