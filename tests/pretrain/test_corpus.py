@@ -171,3 +171,24 @@ def test_a_corpus_becomes_features_and_a_second_run_changes_nothing(tmp_path: Pa
         assert len(clip.label) == len(clip.mel)
         assert abs(len(clip.whisper) - 2 * len(clip.mel)) <= 2
         assert torch.isfinite(clip.mel.float()).all()
+
+
+@needs_flite
+def test_even_a_flat_low_variant_tells_mandarin_tones_apart() -> None:
+    from cosyforge.audio.pitch import estimate_f0
+
+    speaker = next(each for each in espeak_speakers() if each.name == "espeak-m1-50")
+    pitch = {}
+    for tone in "13":
+        speech = perform(Task(speaker, "妈", f"ma{tone} , ma{tone} , ma{tone} .", language="zh"))
+        f0 = estimate_f0(speech.samples, 16_000)
+        pitch[tone] = float(np.median(f0[f0 > 0]))
+    assert pitch["1"] > 1.25 * pitch["3"]
+    assert pitch["1"] > 110
+
+
+def test_no_variant_that_mumbles_mandarin_is_asked_to_and_nobody_speaks_it_without_tones(lexicon: Lexicon) -> None:
+    tasks = [task for task in plan_corpus(1600, lexicon) if task.language == "zh"]
+    assert len(tasks) == 500
+    assert not {task.speaker.voice for task in tasks} & {"kaukovalta", "Marco", "anika"}
+    assert min(task.pitch_range for task in tasks if "calm" in task.instruction) >= 0.5

@@ -17,6 +17,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,13 @@ class _Espeak:
                 "espeak-ng could not start: its voice data is missing; install the package espeak-ng-data"
             )
         self._library.espeak_SetSynthCallback(self._callback)
+
+    @property
+    def data_directory(self) -> Path:
+        directory = ctypes.c_char_p()
+        self._library.espeak_Info.restype = ctypes.c_char_p
+        self._library.espeak_Info(ctypes.byref(directory))
+        return Path((directory.value or b"").decode())
 
     def close(self) -> None:
         """Stop the library's thread and unload it; it forgets what it said, and cannot be called any more."""
@@ -191,6 +200,19 @@ def speak_with_file(
     with _fresh_engine() as engine:
         engine.set_voice_file(voice_file)
         return engine.speak(text, words_per_minute, pitch, pitch_range)
+
+
+@cache
+def variant(name: str) -> str:
+    """The lines of one of espeak-ng's voice variants, such as "f2", to make a voice file of.
+
+    Raises: FileNotFoundError saying what to install; ValueError for an unknown variant
+    """
+    with _fresh_engine() as engine:
+        path = engine.data_directory / "voices" / "!v" / name
+    if not path.is_file():
+        raise ValueError(f"espeak-ng has no variant {name!r}; {path.parent} holds them")
+    return path.read_text(encoding="utf-8")
 
 
 _ARPABET = {

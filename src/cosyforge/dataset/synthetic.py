@@ -54,10 +54,15 @@ _ESPEAK_VARIANTS = (
     "grandpa gustave iven iven2 iven3 john kaukovalta marcelo max michel miguel norbert pablo pedro quincy rob robert sandro "
     "shelby steph steph2 steph3 travis victor zac"
 ).split()
+_NO_MANDARIN = frozenset("Andrea Jacky Lee Marco anika antonio kaukovalta pedro".split())
+"""Variants whose Mandarin a recogniser understands worse than one syllable in three: they speak English alone."""
 _ESPEAK_SIZES = ((50, 1.0), (35, 0.94), (62, 1.07))
 """(pitch 0 to 99, vocal tract) of the virtual speakers that are made of one variant."""
 _ESPEAK_ENGLISH = ("en-us", "en-us", "en-gb-x-rp")
 ESPEAK_MANDARIN = "cmn-latn-pinyin"
+_MANDARIN_LINES = ("phonemes cmn", "dictionary cmn", "words 1")
+_CALM_MANDARIN = 0.5
+_LOWEST_MANDARIN_HZ, _HALF_MANDARIN_RANGE = 112.0, 2**0.5
 
 INSTRUCTIONS = ("slow", "fast", "lively", "calm")
 """What the base is told before a text, and what the engines do for it: tempo, and the range of the pitch."""
@@ -137,7 +142,7 @@ def flite_speakers() -> list[VirtualSpeaker]:
 
 
 def espeak_speakers() -> list[VirtualSpeaker]:
-    """espeak-ng's variants at several pitches and sizes; each speaks both languages."""
+    """espeak-ng's variants at several pitches and sizes; each speaks English, most speak Mandarin."""
     return [
         VirtualSpeaker(f"espeak-{variant}-{pitch}", "espeak", variant, factor, pitch)
         for variant in _ESPEAK_VARIANTS
@@ -196,17 +201,17 @@ def _flite(task: Task) -> Speech:
 
 def _espeak(task: Task) -> Speech:
     speaker = task.speaker
+    words_per_minute = 150.0 if task.language == "zh" else 160.0
+    manner = {
+        "words_per_minute": round(words_per_minute / task.tempo / speaker.factor),
+        "pitch": speaker.pitch if speaker.pitch is not None else 50,
+        "pitch_range": min(99, round(50 * task.pitch_range)),
+    }
     if task.language == "zh":
-        accent, words_per_minute = ESPEAK_MANDARIN, 150.0
+        samples, rate_hz, sounds = espeak.speak_with_file(mandarin_voice(speaker.voice), task.spoken, **manner)
     else:
-        accent, words_per_minute = _ESPEAK_ENGLISH[zlib.crc32(speaker.voice.encode()) % len(_ESPEAK_ENGLISH)], 160.0
-    samples, rate_hz, sounds = espeak.speak(
-        f"{accent}+{speaker.voice}",
-        task.spoken,
-        words_per_minute=round(words_per_minute / task.tempo / speaker.factor),
-        pitch=speaker.pitch if speaker.pitch is not None else 50,
-        pitch_range=min(99, round(50 * task.pitch_range)),
-    )
+        accent = _ESPEAK_ENGLISH[zlib.crc32(speaker.voice.encode()) % len(_ESPEAK_ENGLISH)]
+        samples, rate_hz, sounds = espeak.speak(f"{accent}+{speaker.voice}", task.spoken, **manner)
     scale = rate_hz * speaker.factor
     ends = [sound.start / scale for sound in sounds[1:]] + [len(samples) / scale]
     resized = _resized(samples, rate_hz, speaker.factor)
@@ -220,6 +225,21 @@ def _espeak(task: Task) -> Speech:
         phones += [(name, start + (end - start) * (i + 1) / len(names)) for i, name in enumerate(names)]
         start = end
     return Speech(resized, phones, [])
+
+
+def mandarin_voice(variant: str) -> str:
+    """A variant of espeak-ng as a voice file for Mandarin, its tones an octave apart.
+
+    As they come, most variants move by three or four semitones around 85 Hz: too little and too low for a mel to show a tone.
+    """
+    lines = espeak.variant(variant).splitlines()
+    own = next((line.split()[1:3] for line in lines if line.startswith("pitch")), ("82", "118"))
+    height = float(np.sqrt(float(own[0]) * float(own[1])))
+    # the lowest voices apart from each other, too
+    height = max(height, _LOWEST_MANDARIN_HZ * (1 + (zlib.crc32(variant.encode()) % 100) / 400))
+    kept = [line for line in lines if line.split()[:1] not in (["language"], ["name"], ["pitch"])]
+    pitch = f"pitch {round(height / _HALF_MANDARIN_RANGE)} {round(height * _HALF_MANDARIN_RANGE)}"
+    return "\n".join([f"name {variant}", f"language {ESPEAK_MANDARIN}", *_MANDARIN_LINES, *kept, pitch]) + "\n"
 
 
 def _resized(samples: npt.NDArray[np.float32], rate_hz: int, factor: float) -> npt.NDArray[np.float32]:
@@ -299,6 +319,7 @@ def plan_corpus(num_clips: int, lexicon: Lexicon, seed: int = 7) -> list[Task]:
     english = training_sentences(num_clips - num_mandarin, lexicon.knows, lexicon.words, seed)
     flite, variants = flite_speakers(), espeak_speakers()
     diphone = [s for s in flite if s.voice == "kal16"]
+    mandarin = [s for s in variants if s.voice not in _NO_MANDARIN]
     weights = [(4 if s.factor == 1.0 else 1) * (0.6 if s.voice == "kal16" else 1.0) for s in flite]
     tasks = []
     for index, text in enumerate(english):
@@ -311,7 +332,9 @@ def plan_corpus(num_clips: int, lexicon: Lexicon, seed: int = 7) -> list[Task]:
     for text in mandarin_sentences(num_mandarin, lexicon.phrases, seed):
         manner = _draw_manner(rng)
         spoken = spoken_pinyin(text, lexicon.pinyin)
-        tasks.append(Task(rng.choice(variants), text, spoken, manner[0], manner[1], "zh", manner[2]))
+        # a calm voice still tells its tones apart
+        pitch_range = max(manner[1], _CALM_MANDARIN)
+        tasks.append(Task(rng.choice(mandarin), text, spoken, manner[0], pitch_range, "zh", manner[2]))
     rng.shuffle(tasks)
     return tasks
 
