@@ -76,3 +76,9 @@ def test_a_library_that_another_package_holds_is_not_spoken_with() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"RuntimeError: {espeak.LIBRARY} is in use in this process already" in done.stderr
+
+
+def test_a_variant_that_is_not_there_is_named() -> None:
+    assert "pitch 75 109" in espeak.variant("m1")
+    with pytest.raises(ValueError, match="no variant 'nobody'"):
+        espeak.variant("nobody")
