@@ -209,6 +209,10 @@ def evaluate(
     language: Annotated[str, typer.Option(help="en, zh, all, or own: each voice its own language.")] = "own",
     num_sentences: Annotated[int | None, typer.Option(min=1, help="At most so many sentences per language.")] = None,
     stress: Annotated[int, typer.Option(min=0, help="Besides, so many sentences of 2 to 40 words.")] = 0,
+    instruction: Annotated[
+        list[str] | None,
+        typer.Option(help="Besides, say the sentences as told (slowly, in a high voice); repeatable."),
+    ] = None,
     clones: Annotated[bool, typer.Option("--clones", help="Besides, clone each reference from 8 seconds.")] = False,
     recogniser: Annotated[
         Path | None,
@@ -248,6 +252,7 @@ def evaluate(
         language=language,
         num_sentences=num_sentences,
         stress=stress,
+        instructions=instruction or (),
         clones=clones,
         recogniser=recogniser,
         players=players,

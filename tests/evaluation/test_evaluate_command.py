@@ -108,7 +108,10 @@ class ScriptedModel:
         if "fails" in said:
             raise InvalidParameter("this text cannot be said")
         report = {"resampled": 1, "failed_checks": ["skipped_text"] if "cat" in said else []}
-        yield AudioChunk(to_pcm16(tone(100 + 40 * (request.voice == VOICES[1]), 1.5, 24000)), 0, said, report=report)
+        duration_s = 3.0 if request.instruction == "slowly" else 1.5
+        yield AudioChunk(
+            to_pcm16(tone(100 + 40 * (request.voice == VOICES[1]), duration_s, 24000)), 0, said, report=report
+        )
 
 
 VOICES = list(read_manifest(MODEL).voices)[:2]
@@ -148,6 +151,39 @@ def test_a_clip_that_fails_is_told_of_and_costs_no_other(tmp_path: Path) -> None
     assert {"b", "i"}.isdisjoint(Page(page).tags)
     assert page.index("The cat sat on the mat.") < page.index("Good morning, &lt;b&gt;")  # worst first
     assert re.search(r"2 clips failed", page)
+
+
+def test_what_an_instruction_changes_is_told_beside_the_plain_sentences(tmp_path: Path) -> None:
+    plan = Plan(sentences={voice: TEXTS for voice in VOICES}, instructions=["slowly", "in your own way"])
+    yardstick = Yardstick(
+        MODEL, Ears("none", NoEar()), None, ClipStore(tmp_path), tmp_path,
+        make_engine=lambda directory, base: ScriptedModel(),
+    )  # fmt: skip
+
+    report = make_report(plan, outcome := yardstick.run(plan), model={}, recogniser="none")
+
+    slowly, plainly = report.instructed["en"]["slowly"], report.instructed["en"]["in your own way"]
+    assert slowly.length is not None
+    assert plainly.length is not None
+    assert slowly.pitch is not None
+    assert slowly.num_clips == 4  # one of three texts fails, with and without
+    assert slowly.length.mean == pytest.approx(2.0, rel=0.05)
+    assert slowly.length.up == 1.0
+    assert plainly.length.mean == pytest.approx(1.0)
+    assert plainly.length.up == 0.0
+    assert slowly.pitch.mean == pytest.approx(0.0, abs=0.2)
+    # the ear understands what lasts as long as the plain one
+    assert plainly.word_error_rate == plainly.plain_word_error_rate == slowly.plain_word_error_rate
+    assert slowly.word_error_rate == 1.0
+    assert report.voices[VOICES[0]]["en"]["synthesis"].num_clips == 2
+    page = report_page(report, plan, outcome)
+    assert "2.00 (up in 100%)" in page
+    assert "slowly" in page
+    write_manifest(tmp_path, read_manifest(MODEL))
+    record_figures(tmp_path, report)
+    assert read_manifest(tmp_path).figures["en"]["instructed"]["slowly"]["length"]["up"] == 1.0
+    again = yardstick.run(plan)
+    assert [clip.instruction for _, clip in again.clips] == [clip.instruction for _, clip in outcome.clips]
 
 
 def test_started_again_it_goes_on_and_says_the_same(tmp_path: Path) -> None:

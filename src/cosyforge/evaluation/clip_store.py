@@ -25,7 +25,7 @@ from cosyforge.evaluation.wer import WordErrors
 
 Samples = npt.NDArray[np.float32]
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Part of every key: raise it when a figure changes its meaning."""
 
 
@@ -35,6 +35,7 @@ class Clip:
 
     embedding: the outside encoder's vector, None when it heard nothing or is not installed
     followed: the model's own alignment, of clips that the whole model spoke
+    instruction: how it was told to speak, "" for plainly
     """
 
     voice: str
@@ -44,6 +45,7 @@ class Clip:
     figures: ClipFigures
     embedding: npt.NDArray[np.float32] | None = None
     followed: Followed | None = None
+    instruction: str = ""
 
 
 class ClipStore:
@@ -92,6 +94,7 @@ def _to_json(clip: Clip) -> dict[str, Any]:
         "figures": asdict(clip.figures),
         "embedding": None if clip.embedding is None else [float(value) for value in clip.embedding],
         "followed": None if clip.followed is None else asdict(clip.followed),
+        "instruction": clip.instruction,
     }
 
 
@@ -113,4 +116,5 @@ def _from_json(values: dict[str, Any], samples: Samples, sample_rate_hz: int) ->
         followed=None
         if followed is None
         else Followed(tuple(followed["failed_checks"]), tuple(followed["unspoken"]), followed["num_resampled"]),
+        instruction=values["instruction"],
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from cosyforge.cosyvoice.manifest import read_manifest, write_manifest
 from cosyforge.errors import InvalidParameter
+from cosyforge.evaluation.instructed import InstructedFigures
 from cosyforge.evaluation.report import Report
 
 _KEPT = ("word_error_rate", "phone_error_rate", "syllable_error_rate", "tone_error_rate", "similarity")
@@ -37,6 +38,8 @@ def record_figures(directory: Path, report: Report) -> str:
             "voices": sorted(voice for voice, spoken in report.voices.items() if language in spoken),
             "stages": {stage: _rounded(values) for stage, values in stages.items()},
         }
+        if told := report.instructed.get(language):
+            figures[language]["instructed"] = {instruction: _changes(each) for instruction, each in told.items()}
         if stress := report.stress.get(language):
             figures[language]["stress"] = {
                 "num_clips": stress.num_clips,
@@ -44,6 +47,13 @@ def record_figures(directory: Path, report: Report) -> str:
                 "by_alignment": {fault: len(texts) for fault, texts in stress.by_alignment.items()},
             }
     return write_manifest(directory, replace(manifest, figures=figures))
+
+
+def _changes(figures: InstructedFigures) -> dict[str, Any]:
+    """Only the qualities that were measured."""
+    changes = {"length": figures.length, "pitch": figures.pitch, "pitch_range": figures.pitch_range}
+    told = {name: {"mean": round(c.mean, _DIGITS), "up": round(c.up, _DIGITS)} for name, c in changes.items() if c}
+    return {"num_clips": figures.num_clips, **told}
 
 
 def _rounded(values: Mapping[str, float | None]) -> dict[str, Any]:

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from cosyforge.evaluation.clip_store import Clip
 from cosyforge.evaluation.confusion import Confusion, confusion, gap_closed
 from cosyforge.evaluation.figures import ClipFigures, StageFigures, mean_figures, summarise
+from cosyforge.evaluation.instructed import InstructedFigures, instructed_figures
 from cosyforge.evaluation.similarity import similarity
 from cosyforge.evaluation.stages import STAGES
 from cosyforge.evaluation.wer import normalise_words
-from cosyforge.evaluation.yardstick import PROMPT, STRESS, Failure, Outcome, Plan
+from cosyforge.evaluation.yardstick import INSTRUCTED, PROMPT, STRESS, Failure, Outcome, Plan
 
 Vector = npt.NDArray[np.float32]
 
@@ -67,6 +68,8 @@ class Report:
     confusion: Confusion | None
     clones: Mapping[str, CloneFigures]
     stress: Mapping[str, StressFigures]
+    instructed: Mapping[str, Mapping[str, InstructedFigures]]
+    """By language and instruction."""
     clips: Sequence[Mapping[str, Any]]
     failures: Sequence[Failure]
 
@@ -76,7 +79,8 @@ class Report:
     def headline(self) -> dict[str, Any]:
         """The figures over all voices, without the clips."""
         whole = self.to_json()
-        return {name: whole[name] for name in ("model", "recogniser", "notes", "average", "clones", "failures")}
+        kept = ("model", "recogniser", "notes", "average", "clones", "instructed", "failures")
+        return {name: whole[name] for name in kept}
 
 
 def make_report(
@@ -95,6 +99,7 @@ def make_report(
         confusion=compared,
         clones=_clones(plan, outcome),
         stress=_stress(outcome),
+        instructed=_instructed(outcome),
         clips=[_clip_json(key, clip) for key, clip in outcome.clips if clip.stage != PROMPT],
         failures=outcome.failures,
     )
@@ -233,6 +238,18 @@ def _stress_figures(clips: Sequence[Clip]) -> StressFigures:
     )
 
 
+def _instructed(outcome: Outcome) -> dict[str, dict[str, InstructedFigures]]:
+    told = [clip for _, clip in outcome.clips if clip.stage == INSTRUCTED]
+    plain = [clip for _, clip in outcome.clips if clip.stage == "synthesis"]
+    found: dict[str, dict[str, InstructedFigures]] = {}
+    for language, instruction in dict.fromkeys((clip.figures.language, clip.instruction) for clip in told):
+        same = [c for c in told if c.instruction == instruction and c.figures.language == language]
+        figures = instructed_figures(same, plain)
+        if figures is not None:
+            found.setdefault(language, {})[instruction] = figures
+    return found
+
+
 def _is_runaway(figures: ClipFigures) -> bool:
     return figures.delivery.is_runaway or figures.fault == "runaway"
 
@@ -248,6 +265,7 @@ def _clip_json(key: str, clip: Clip) -> dict[str, Any]:
     return {
         "voice": clip.voice,
         "stage": clip.stage,
+        "instruction": clip.instruction,
         "file": f"clips/{key}.flac",
         **asdict(clip.figures),
         "error_rate": clip.figures.error_rate,

@@ -15,13 +15,14 @@ from cosyforge.audio.encode import make_encoder
 from cosyforge.audio.resample import resample
 from cosyforge.evaluation.clip_store import Clip
 from cosyforge.evaluation.figures import StageFigures
+from cosyforge.evaluation.instructed import Change
 from cosyforge.evaluation.picture import PICTURE_MIME, spectrogram_webp
 from cosyforge.evaluation.report import Report
 from cosyforge.evaluation.stages import STAGES
-from cosyforge.evaluation.yardstick import STRESS, Outcome, Plan
+from cosyforge.evaluation.yardstick import INSTRUCTED, STRESS, Outcome, Plan
 
 _SOUND_RATE_HZ = 24000
-_SHOWN_STAGES = (*STAGES, STRESS)
+_SHOWN_STAGES = (*STAGES, STRESS, INSTRUCTED)
 
 _MEANING = {
     "source": "the recording itself",
@@ -85,6 +86,7 @@ def report_page(report: Report, plan: Plan, outcome: Outcome, *, most_players: i
             *_confusion(report),
             *_clones(report),
             *_stress(report),
+            *_instructed(report),
             *_failures(report),
             *_clips(plan, outcome, most_players),
         ]
@@ -182,6 +184,33 @@ def _stress(report: Report) -> Iterator[str]:
         )
 
 
+def _instructed(report: Report) -> Iterator[str]:
+    for language, instructions in report.instructed.items():
+        yield f"<h2>As told, against the same sentences said plainly, {_language(language)}</h2>"
+        rows = [
+            [
+                instruction,
+                str(each.num_clips),
+                _changed(each.length, ".2f"),
+                _changed(each.pitch, "+.1f"),
+                _changed(each.pitch_range, "+.1f"),
+                _beside(each.word_error_rate, each.plain_word_error_rate),
+                _beside(each.syllable_error_rate, each.plain_syllable_error_rate),
+            ]
+            for instruction, each in instructions.items()
+        ]
+        head = ["told", "clips", "length", "pitch st", "range st", "word errors", "syllable errors"]
+        yield _table(head, rows, texts=(0,))
+
+
+def _changed(change: Change | None, form: str) -> str:
+    return "–" if change is None else f"{change.mean:{form}} (up in {change.up:.0%})"
+
+
+def _beside(told: float | None, plain: float | None) -> str:
+    return "–" if told is None else f"{_shown(told, '%')} (plainly {_shown(plain, '%')})"
+
+
 def _failures(report: Report) -> Iterator[str]:
     if report.failures:
         yield f"<h2>{len(report.failures)} clips failed</h2>"
@@ -216,7 +245,7 @@ def _clips(plan: Plan, outcome: Outcome, most_players: int) -> Iterator[str]:
 def _shown_clips(plan: Plan, outcome: Outcome, owner: str) -> Iterator[Clip]:
     """What a voice said, beside the copies of its reference; copies of a reference that no voice has stand alone."""
     for stage in _SHOWN_STAGES:
-        if stage in ("synthesis", STRESS):
+        if stage in ("synthesis", STRESS, INSTRUCTED):
             yield from outcome.of(owner, stage)
         elif owner in plan.reference_of:
             yield from outcome.of(plan.reference_of[owner], stage)
@@ -244,7 +273,7 @@ def _figure(clip: Clip) -> str:
     if clip.followed is not None and (clip.followed.failed_checks or clip.followed.unspoken):
         marks.append("own alignment: " + " ".join([*clip.followed.failed_checks, *clip.followed.unspoken]))
     bad = escape("; ".join(mark for mark in marks if mark))
-    caption = f"{clip.stage}, {_rates([clip])}, {figures.signal.duration_s:.1f} s"
+    caption = f"{clip.instruction or clip.stage}, {_rates([clip])}, {figures.signal.duration_s:.1f} s"
     return (
         f"<figure><figcaption>{escape(caption)}"
         + (f' <span class="bad">{bad}</span>' if bad else "")

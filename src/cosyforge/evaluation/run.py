@@ -47,7 +47,8 @@ _PICTURED = {"source": "source recording", "copy": "copy-synthesis", "synthesis"
 class Options:
     """What a person asks for; see the help of the command.
 
-    voices: names, none for the model's first voice; records: the averages go into model.json; out: None keeps nothing
+    voices: names, none for the model's first voice; instructions: as a request has them
+    records: the averages go into model.json; out: None keeps nothing
     """
 
     model: Path | None = None
@@ -61,6 +62,7 @@ class Options:
     language: str = OWN
     num_sentences: int | None = None
     stress: int = 0
+    instructions: Sequence[str] = ()
     clones: bool = False
     recogniser: Path | None = None
     players: int = 12
@@ -122,6 +124,7 @@ def make_plan(options: Options, directory: Path) -> Plan:
         references=used,
         reference_of=reference_of,
         stress=_stress(options, {voice: known[voice] for voice in voices}),
+        instructions=list(dict.fromkeys(options.instructions)),
         makes_clones=options.clones,
         seed=options.seed,
     )

@@ -30,13 +30,22 @@ class SpeakingModel(Protocol):
     def synthesize(self, request: SynthesisRequest, text: Iterable[str]) -> Iterator[AudioChunk]: ...
 
 
-def speak(model: SpeakingModel, text: str, voice: str, seed: int) -> tuple[npt.NDArray[np.float32], int, Followed]:
-    """Say a text: samples (L,), their rate in Hz, and what the model's own alignment says of it.
+def speak(
+    model: SpeakingModel, text: str, voice: str, seed: int, instruction: str = ""
+) -> tuple[npt.NDArray[np.float32], int, Followed]:
+    """Say a text, plainly or as told: samples (L,), their rate in Hz, and what the model's own alignment says of it.
 
     Raises: as the model's synthesize
     """
     rate_hz = model.sample_rate_hz
-    request = SynthesisRequest(voice=voice, seed=seed, format="pcm", sample_rate_hz=rate_hz, word_timestamps=True)
+    request = SynthesisRequest(
+        voice=voice,
+        seed=seed,
+        format="pcm",
+        sample_rate_hz=rate_hz,
+        word_timestamps=True,
+        instruction=instruction or None,
+    )
     chunks = list(model.synthesize(request, [text]))
     pcm = np.frombuffer(b"".join(chunk.audio for chunk in chunks), dtype="<i2")
     words = [word for chunk in chunks for word in chunk.words]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,10 @@ MakeEngine = Callable[[Path, Path | None], SpeakingModel]
 """A model directory and its base's, where that has moved, to something that speaks."""
 
 STRESS = "stress"
+INSTRUCTED = "instructed"
 PROMPT = "prompt"
-"""Two more stages: long and short sentences put together by chance; a voice's own prompt, made audible."""
+"""Three more stages: long and short sentences put together by chance; sentences said as an instruction tells; a voice's own
+prompt, made audible."""
 
 _CODE = ("audio", "cosyvoice", "dataset", "evaluation", "synthesis", "text")
 """What the sound and its figures hang on besides the model: clips are not taken over from another code."""
@@ -52,7 +54,7 @@ _CODE = ("audio", "cosyvoice", "dataset", "evaluation", "synthesis", "text")
 class Plan:
     """What is to be said and compared.
 
-    sentences, stress: per voice
+    sentences, stress: per voice; instructions: ways in which each voice says its sentences once more
     references: recordings by name; reference_of: which of them a voice should be like
     """
 
@@ -60,6 +62,7 @@ class Plan:
     references: Mapping[str, Sequence[Recording]] = field(default_factory=dict)
     reference_of: Mapping[str, str] = field(default_factory=dict)
     stress: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    instructions: Sequence[str] = ()
     makes_clones: bool = False
     seed: int = 0
 
@@ -136,6 +139,9 @@ class Yardstick:
         for voice in plan.voices:
             self._spoken(self._engine, voice, "synthesis", plan.sentences[voice], plan.seed)
             self._spoken(self._engine, voice, STRESS, plan.stress.get(voice, ()), plan.seed)
+            for instruction in plan.instructions:
+                texts = plan.sentences[voice]
+                self._spoken(self._engine, voice, INSTRUCTED, texts, plan.seed, instruction=instruction)
         return self._outcome
 
     # ---- what is made
@@ -196,14 +202,16 @@ class Yardstick:
         seed: int,
         *,
         spoken_as: str | None = None,
+        instruction: str = "",
         extra: Mapping[str, Any] | None = None,
     ) -> None:
+        hangs_on = {"seed": seed, "instruction": instruction, **self._model_key, **(extra or {})}
         for text in texts:
 
             def make(text: str = text) -> tuple[Samples, int, Followed]:
-                return speak(model, text, spoken_as or voice, seed)
+                return speak(model, text, spoken_as or voice, seed, instruction)
 
-            self._clip(voice, stage, text, {"text": text, "seed": seed, **self._model_key, **(extra or {})}, make)
+            self._clip(voice, stage, text, hangs_on, make, instruction)
 
     # ---- one clip
 
@@ -214,6 +222,7 @@ class Yardstick:
         text: str,
         hangs_on: Mapping[str, Any],
         make: Callable[[], tuple[Samples, int, Followed | None] | None],
+        instruction: str = "",
     ) -> None:
         key = self._store.key({"voice": voice, "stage": stage, "text": text, **self._common, **hangs_on})
         clip = self._store.read(key)
@@ -223,7 +232,7 @@ class Yardstick:
                 if made is None:
                     self._num_planned -= 1
                     return
-                clip = self._measured(voice, stage, text, *made)
+                clip = replace(self._measured(voice, stage, text, *made), instruction=instruction)
             except (PlatformError, RuntimeError, ValueError) as error:
                 self._fail(voice, stage, text, error)
                 return
@@ -284,7 +293,8 @@ def _digest(recording: Recording) -> str:
 
 def _num_clips(plan: Plan) -> int:
     """How many clips there will be, about: a clone does not say what is in its prompt."""
-    spoken = sum(len(texts) for texts in plan.sentences.values()) + sum(len(texts) for texts in plan.stress.values())
+    spoken = sum(len(texts) for texts in plan.sentences.values()) * (1 + len(plan.instructions))
+    spoken += sum(len(texts) for texts in plan.stress.values())
     copies = len(COPY_STAGES) * sum(len(recordings) for recordings in plan.references.values())
     cloned = 0
     if plan.makes_clones:
