@@ -8,7 +8,8 @@ from cosyforge.cosyvoice.config import NANO
 from cosyforge.cosyvoice.hift import HiFT
 from cosyforge.dataset.synthetic import Clip
 from cosyforge.training.pretrain.flow_stage import _MELODY_SCALE, _VOICING_SCALE, melody_distance
-from cosyforge.training.pretrain.speech_tokenizer_stage import MELODY_SPREAD, relative_log_f0, tone_labels
+from cosyforge.training.pretrain.melody import MELODY_SPREAD, relative_log_f0
+from cosyforge.training.pretrain.speech_tokenizer_stage import tone_labels
 from cosyforge.training.pretrain.vocoder_stage import spectral_distance
 
 

@@ -2,8 +2,7 @@
 
 Intelligibility comes from the prior loss on mu within minutes; the estimator adds the voice and the texture. A mu that is a mel of nobody
 in particular has no pitch, and the estimator sees the codes through it alone: two bins of it, below all speech, tell melody and voicing
-instead. Pairs of one speaker's
-sentences, the first of them given, teach it to go on in the voice of a prompt.
+instead. Pairs of one speaker's sentences, the first of them given, teach it to go on in the voice of a prompt.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 
 from cosyforge.cosyvoice.flow import Flow, FlowBatch
 from cosyforge.training.pretrain.corpus import PreparedClip
+from cosyforge.training.pretrain.melody import relative_log_f0
 from cosyforge.training.pretrain.sampler import LengthSampler
-from cosyforge.training.pretrain.speech_tokenizer_stage import relative_log_f0
 
 PRIOR_WEIGHT = 0.3
 PRIOR_FROM_BIN = 2

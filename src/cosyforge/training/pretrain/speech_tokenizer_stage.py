@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cosyforge.cosyvoice.speech_tokenizer import SpeechTokenizer
 from cosyforge.dataset.synthetic import PHONES, Clip
 from cosyforge.training.pretrain.corpus import PreparedClip
+from cosyforge.training.pretrain.melody import relative_log_f0
 from cosyforge.training.pretrain.sampler import LengthSampler
 
 _FRAMES_PER_TOKEN = 2
@@ -24,9 +25,6 @@ _TONE_WEIGHT = 0.8
 NUM_TONES = 5
 _FIRST_FORMANT_BIN = 40
 """Of the whisper mel: 1 kHz."""
-MELODY_SPREAD = 0.7
-_FLAT_OCTAVES = 0.05
-"""A clip whose pitch moves less, by its standard deviation, is not stretched further: what is left is the tracker's noise."""
 _MEL_BINS = 80
 
 
@@ -179,16 +177,3 @@ def _mel_distance(clips: list[PreparedClip], drawn: Tensor) -> Tensor:
         total = total + (drawn[row, :num_frames] - (mel - mel.mean())).abs().sum()
         count += num_frames * _MEL_BINS
     return total / count
-
-
-def relative_log_f0(f0: Tensor) -> Tensor:
-    """Log pitch relative to the clip's own mean and spread; a voice's height and liveliness are no content, a tone is.
-
-    Shapes: f0 in Hz, 0 where unvoiced (B, T) -> (B, T), a spread of one being `MELODY_SPREAD`
-    """
-    voiced = f0 > 0
-    log_f0 = torch.where(voiced, f0.clamp(min=1.0), torch.ones_like(f0)).log2()
-    count = voiced.sum(1, keepdim=True).clamp(min=1)
-    offset = (log_f0 - (log_f0 * voiced).sum(1, keepdim=True) / count) * voiced
-    spread = (offset.square().sum(1, keepdim=True) / count).sqrt()
-    return offset * (MELODY_SPREAD / spread.clamp(min=_FLAT_OCTAVES))
