@@ -39,25 +39,26 @@ class Preset:
 
 
 PRESETS = {
-    "duncan": Preset("awb-1.00", "m", "en", "a lively man's voice, Scottish English", "longanyang loongeric_v3 loongluca_v3"),
+    "duncan": Preset("awb-1.00", "m", "en", "a lively man's voice, Scottish English", "longanyang loongeric_v3"),
     "lena": Preset(
-        "slt-1.00", "f", "en", "a clear woman's voice, American English",
-        "longanhuan loongabby_v3 loongava_v3 loongcindy_v3 loongdonna_v3",
+        "slt-0.96", "f", "en", "a clear woman's voice, American English",
+        "longanhuan loongabby_v3 loongava_v3 loongcindy_v3 loongdonna_v3 longhuhu_v3 longpaopao_v3 longxian_v3 longling_v3 "
+        "longshanshan_v3 loongcally_v3 loongbella_v3",
     ),
     "karl": Preset(
         "kal16-0-1.00", "m", "en", "a deep, even man's voice, American English",
-        "loongandy_v3 loongdavid_v3 longjiqi_v3",
+        "loongandy_v3 longjiqi_v3",
     ),
-    "mina": Preset(
-        "kal16-160-1.20", "f", "en", "a light, high, even voice, American English",
-        "longhuhu_v3 longpaopao_v3 longxian_v3 longling_v3 longshanshan_v3 loongcally_v3 loongbella_v3",
+    "toby": Preset(
+        "kal16-160-1.00", "m", "en", "a light, even young man's voice, American English",
+        "loongdavid_v3 loongluca_v3",
     ),
     "vera": Preset(
         "slt-0.86", "f", "en", "a low woman's voice, American English",
         "loongannie_v3 loongbeth_v3 loongbetty_v3 loongemily_v3 loongluna_v3",
     ),
     "robin": Preset(
-        "awb-1.26", "m", "en", "a bright, youthful voice, Scottish English",
+        "awb-1.17", "m", "en", "a bright, youthful voice, Scottish English",
         "longjielidou_v3 longniuniu_v3 longhouge_v3",
     ),
     "mei": Preset(
