@@ -91,8 +91,11 @@ def test_a_stage_gets_its_own_fields_and_a_recipe_by_size() -> None:
 
     assert (lm.max_epoch, lm.step, lm.num, lm.batch_size) == (1, 2, 3, 4)
     assert (flow.max_epoch, flow.step, flow.num, flow.batch_size) == (5, 6, 7, 8)
-    assert hyper.lm_stage(SMALL_NETWORK_PARAMETERS).learning_rate < lm.learning_rate
-    assert hyper.flow_stage(SMALL_NETWORK_PARAMETERS).learning_rate < flow.learning_rate
+    large_lm, large_flow = hyper.lm_stage(SMALL_NETWORK_PARAMETERS), hyper.flow_stage(SMALL_NETWORK_PARAMETERS)
+    # all weights of a small LM move, of a large one only low-rank factors, which take more
+    assert lm.learning_rate < large_lm.learning_rate
+    assert lm.max_warmup_steps < large_lm.max_warmup_steps
+    assert flow.max_warmup_steps < large_flow.max_warmup_steps
 
 
 def test_what_the_platform_imports_of_training_and_datasets_needs_no_torch() -> None:

@@ -94,7 +94,7 @@ class HyperParameters:
             num=self.lm_num,
             batch_size=self.lm_batch_size,
             # low-rank updates of a large LM take 1e-4, ten times the 1e-5 that is usual when all of its weights train.
-            # A small one unlearns to read at more than this: see below
+            # A small one trains whole, and unlearns to read at more than this: see flow_stage
             learning_rate=1e-4 if large else 3e-5,
             final_learning_rate_factor=0.2,
             max_warmup_steps=100 if large else 30,
