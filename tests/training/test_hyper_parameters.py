@@ -94,6 +94,7 @@ def test_a_stage_gets_its_own_fields_and_a_recipe_by_size() -> None:
     large_lm, large_flow = hyper.lm_stage(SMALL_NETWORK_PARAMETERS), hyper.flow_stage(SMALL_NETWORK_PARAMETERS)
     # all weights of a small LM move, of a large one only low-rank factors, which take more
     assert lm.learning_rate < large_lm.learning_rate
+    assert flow.learning_rate == large_flow.learning_rate
     assert lm.max_warmup_steps < large_lm.max_warmup_steps
     assert flow.max_warmup_steps < large_flow.max_warmup_steps
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log2
+from operator import sub
 from statistics import fmean
 
 from cosyforge.evaluation.clip_store import Clip
@@ -48,7 +49,7 @@ def instructed_figures(told: Sequence[Clip], plain: Sequence[Clip]) -> Instructe
         length=_change([(one.signal.speech_s, other.signal.speech_s) for one, other in pairs], _factor, plain_at=1.0),
         pitch=_change([(one.signal.median_f0_hz, other.signal.median_f0_hz) for one, other in pairs], _semitones),
         pitch_range=_change(
-            [(one.signal.f0_range_semitones, other.signal.f0_range_semitones) for one, other in pairs], _difference
+            [(one.signal.f0_range_semitones, other.signal.f0_range_semitones) for one, other in pairs], sub
         ),
         word_error_rate=as_told.word_error_rate,
         plain_word_error_rate=as_plain.word_error_rate,
@@ -71,10 +72,6 @@ def _factor(value: float, plain: float) -> float | None:
 
 def _semitones(value: float, plain: float) -> float | None:
     return 12 * log2(value / plain) if value > 0 and plain > 0 else None
-
-
-def _difference(value: float, plain: float) -> float | None:
-    return value - plain
 
 
 def _change(
