@@ -185,6 +185,35 @@ def test_a_fork_in_the_middle_goes_on_from_there(flow: Flow) -> None:
         torch.testing.assert_close(torch.cat((beginning, end), dim=2), whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+def test_melody_range_scales_melody_of_what_is_spoken_and_not_of_the_prompt(flow: Flow, factor: float) -> None:
+    melodic = _random_flow(dataclasses.replace(CONFIG, melody_bin=0))
+    token, prompt = _tokens(31), _prompt(7)
+    stream = FlowStream(melodic, *prompt)
+    stream.melody_range = factor
+    changed = _in_pieces(stream.fork(), token, [4, 9, 11])
+
+    mu = melodic.mu
+
+    def scaled(tokens: Tensor, **settings: bool) -> Tensor:
+        out = mu(tokens, **settings).clone()
+        out[:, 0, 14:] *= factor
+        return out
+
+    melodic.mu = scaled  # type: ignore[method-assign]
+    torch.testing.assert_close(changed, melodic.sample(token, *prompt, streaming=True), rtol=0, atol=1e-5)
+    assert not torch.allclose(changed, flow.sample(token, *prompt, streaming=True), atol=1e-3)
+
+
+def test_melody_range_leaves_a_network_without_a_bin_for_melody_alone(flow: Flow) -> None:
+    stream = FlowStream(flow, *_prompt(3))
+    stream.melody_range = 2.0
+    expected = flow.sample(_tokens(12), *_prompt(3), streaming=True)
+    torch.testing.assert_close(_in_pieces(stream, _tokens(12), []), expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="melody_range must be at least 0"):
+        stream.melody_range = -1.0
+
+
 def test_the_prompt_is_worked_through_once_and_shared(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     voice = FlowStream(flow, *_prompt(53))
     num_frames: list[int] = []

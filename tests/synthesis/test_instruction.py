@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from cosyforge.cosyvoice.flow import FlowStream
 from cosyforge.cosyvoice.manifest import FrontendEntry
 from cosyforge.cosyvoice.model import CosyVoice
 from cosyforge.cosyvoice.weights import save_model
 from cosyforge.errors import InvalidParameter
 from cosyforge.synthesis.engine import Engine
-from cosyforge.synthesis.instruction import HIGHER, LOUDER, LOWER, QUIETER, read_instruction
+from cosyforge.synthesis.instruction import CALMER, HIGHER, LIVELIER, LOUDER, LOWER, QUIETER, read_instruction
 from cosyforge.synthesis.request import SynthesisRequest
 
 TAUGHT = ("slow", "fast", "lively", "calm")
@@ -139,6 +140,39 @@ def test_pitch_and_volume_of_an_instruction_multiply_those_of_the_request(taught
     assert instructed == spoken(taught, replace(PCM, pitch=1.1 * HIGHER, volume=30))[0]
     extreme = replace(PCM, instruction="loud and high", pitch=2.0, volume=100)
     assert spoken(taught, extreme)[0] == spoken(taught, replace(extreme, instruction=None))[0]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "factor"),
+    [
+        ("cheerfully", LIVELIER),
+        ("平静地", CALMER),
+        ("slowly", 1.0),
+        ("cheerful and calm", 1.0),
+        ("not too lively", 1.0),
+    ],
+)
+def test_a_lively_voice_moves_more_and_a_calm_one_less(taught, instruction, factor):
+    assert read_instruction(instruction, TAUGHT).melody_range == factor
+    assert read_instruction(instruction, ("slow", "fast")).melody_range == 1.0
+    heeded, _ = taught._instructed(replace(PCM, instruction=instruction))
+    assert heeded.melody_range == factor
+
+
+def test_melody_range_reaches_the_flow(taught, monkeypatch):
+    ranges = []
+    push = FlowStream.push
+    monkeypatch.setattr(
+        FlowStream, "push", lambda self, *rest, **more: ranges.append(self.melody_range) or push(self, *rest, **more)
+    )
+    monkeypatch.setattr(taught._model.flow, "config", replace(taught._model.config.flow, melody_bin=0))
+
+    spoken(taught, replace(PCM, instruction="cheerfully"))
+    told = set(ranges)
+    spoken(taught, PCM)
+
+    assert told == {LIVELIER}
+    assert set(ranges) == {LIVELIER, 1.0}
 
 
 def test_an_instruction_that_cannot_be_followed_is_a_warning(taught):

@@ -116,3 +116,12 @@ def test_what_the_platform_imports_of_training_and_datasets_needs_no_torch() -> 
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert output.strip() == "False"
+
+
+def test_a_small_network_moves_no_further_in_many_epochs_than_in_a_few() -> None:
+    few, many = (HyperParameters.parse({**DOCUMENT_EXAMPLE, "lm_max_epoch": n, "fm_max_epoch": n}) for n in (4, 40))
+
+    for stage in (HyperParameters.lm_stage, HyperParameters.flow_stage):
+        assert stage(many, 3_000_000).learning_rate == pytest.approx(stage(few, 3_000_000).learning_rate * 5 / 40)
+        # a large network is not ours to hold back
+        assert stage(many, 3_000_000_000).learning_rate == stage(few, 3_000_000_000).learning_rate

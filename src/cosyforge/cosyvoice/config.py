@@ -95,6 +95,8 @@ class FlowConfig(_Config):
     sigma_min: float = 1e-6
     temperature: float = 1.0
     """Scale of the starting noise; small models speak clearer when it is below one."""
+    melody_bin: int | None = None
+    """The bin of mu that tells melody, not mel, where there is one: `FlowStream.melody_range` scales it."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ NANO = ModelConfig(
         dropout=0.0,
         num_steps=4,
         temperature=0.2,
+        melody_bin=0,
     ),
     hift=HiFTConfig(
         base_channels=256,

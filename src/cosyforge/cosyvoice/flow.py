@@ -476,7 +476,23 @@ class FlowStream:
         self._has_ended = False
         self._all_tokens = prompt_token if reference_last_chunk_full_mask else None
         self._num_prompt_tokens = prompt_token.shape[1]
+        self._melody_range = 1.0
         self._advance(final=False)
+
+    @property
+    def melody_range(self) -> float:
+        """How far the pitch moves, against what the tokens say; it counts from the next block on, and never for the prompt.
+
+        Where the network has no bin for melody (`FlowConfig.melody_bin`) it stays as it is, whatever it is set to.
+        """
+        return self._melody_range
+
+    @melody_range.setter
+    def melody_range(self, factor: float) -> None:
+        if not factor >= 0:
+            raise ValueError(f"melody_range must be at least 0 (got {factor})")
+        if self._flow.config.melody_bin is not None:
+            self._melody_range = factor
 
     @torch.no_grad()
     def push(self, token: Tensor, final: bool, *, on_step: Callable[[], None] | None = None) -> Tensor:
@@ -560,6 +576,9 @@ class FlowStream:
         cond = self._prompt_mel[:, :, first_frame:last_frame]
         num_prompt = cond.shape[2]
         cond = F.pad(cond, (0, num_frames - num_prompt))
+        if self._melody_range != 1.0:
+            mu = mu.clone()
+            mu[:, flow.config.melody_bin, num_prompt:] *= self._melody_range
         noise = flow._noise(first_frame, last_frame) * self._sampling.temperature
         mask = attention_mask(
             num_frames, chunk_frames=flow.config.chunk_frames, first_frame=first_frame, device=mu.device

@@ -159,7 +159,7 @@ class Engine:
         return is_base and is_taught and "<|" not in instruction
 
     def _instructed(self, request: SynthesisRequest) -> tuple[SynthesisRequest, list[str]]:
-        """Where the model was taught words, the instruction becomes these, and pitch and volume of the request.
+        """Where the model was taught words, the instruction becomes these, and pitch, its range and volume of the request.
 
         The second part says what could not be followed.
         """
@@ -173,6 +173,7 @@ class Engine:
             instruction=", ".join(asked.words) or None,
             pitch=min(2.0, max(0.5, request.pitch * asked.pitch)),
             volume=min(100, round(request.volume * asked.volume)),
+            melody_range=request.melody_range * asked.melody_range,
         )
         return heeded, [f"instruction: {what!r} was not followed; {can}" for what in asked.not_followed]
 

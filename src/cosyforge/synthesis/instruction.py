@@ -15,6 +15,9 @@ from dataclasses import dataclass
 HIGHER, LOWER = 1.2, 0.84
 """Three semitones: plainly another height, still the same person."""
 
+LIVELIER, CALMER = 2.0, 0.5
+"""Of the pitch's movement. The codes tell melody relative to the speaker's own, so the taught word alone cannot change it."""
+
 LOUDER, QUIETER = 1.6, 0.5
 """4 dB up, where peaks begin to bend, and 6 dB down."""
 
@@ -113,12 +116,13 @@ _WORD = re.compile(r"[a-z']+|[\u3400-\u9fff]+|\w+")
 class Instruction:
     """words: those that the model was taught, in the order in which it was; not_followed: what could not be done.
 
-    Units: pitch and volume are factors
+    Units: pitch, volume and melody_range are factors
     """
 
     words: tuple[str, ...] = ()
     pitch: float = 1.0
     volume: float = 1.0
+    melody_range: float = 1.0
     not_followed: tuple[str, ...] = ()
 
 
@@ -144,10 +148,12 @@ def read_instruction(instruction: str, taught: Sequence[str]) -> Instruction:
         if first in asked and second in asked:
             del asked[first], asked[second]
             not_followed[f"{first} and {second} at once"] = None
+    words = tuple(word for word in taught if word in asked)
     return Instruction(
-        words=tuple(word for word in taught if word in asked),
+        words=words,
         pitch=HIGHER if "high" in asked else LOWER if "low" in asked else 1.0,
         volume=LOUDER if "loud" in asked else QUIETER if "quiet" in asked else 1.0,
+        melody_range=LIVELIER if "lively" in words else CALMER if "calm" in words else 1.0,
         not_followed=tuple(not_followed),
     )
 

@@ -21,6 +21,8 @@ class SynthesisRequest:
     volume: int = 50
     rate: float = 1.0
     pitch: float = 1.0
+    melody_range: float = 1.0
+    """How far the pitch moves, a factor; only a model that keeps melody apart heeds it. Instructions set it."""
     bit_rate_kbps: int = 32
     seed: int = 0
     enable_ssml: bool = False

@@ -153,6 +153,7 @@ def stream_samples(
     """
     with sequence.measured("flow"):
         flow = voice.flow_stream()
+        flow.melody_range = sequence.request.melody_range
     vocoder = HiFTStream(model.hift)
     hop, block = _FIRST_HOP, _block_tokens(model)
     pending: list[int] = []

@@ -19,6 +19,10 @@ MAX_VALUE = 2**31 - 1
 SMALL_NETWORK_PARAMETERS = 50_000_000
 """At and above this size a network gets the recipe for large networks: mostly low-rank updates, lower rates."""
 
+_SMALL_NETWORK_EPOCHS = 5
+"""With more epochs than these a small network takes smaller steps: what it learns of a voice it learns in these, and whatever it
+moves beyond that costs words."""
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -95,7 +99,7 @@ class HyperParameters:
             batch_size=self.lm_batch_size,
             # low-rank updates of a large LM take 1e-4, ten times the 1e-5 that is usual when all of its weights train.
             # A small one trains whole, and unlearns to read at more than this: see flow_stage
-            learning_rate=1e-4 if large else 3e-5,
+            learning_rate=1e-4 if large else _small_network_rate(3e-5, self.lm_max_epoch),
             final_learning_rate_factor=0.2,
             max_warmup_steps=100 if large else 30,
             weight_decay=0.01,
@@ -113,12 +117,16 @@ class HyperParameters:
             # the built-in base on 8 minutes of a stranger, 4+4 epochs, (LM, flow): words wrong .33 after (4e-4, 1e-3), .28 after
             # (1e-4, 2e-4), .14 after (3e-5, 1e-4); likeness .954, .948, .938, from .691. The voice needs few steps, and the
             # codes of a stranger are unclear: whatever learns them well learns to mumble
-            learning_rate=1e-4,
+            learning_rate=1e-4 if large else _small_network_rate(1e-4, self.fm_max_epoch),
             final_learning_rate_factor=0.2,
             max_warmup_steps=100 if large else 30,
             weight_decay=0.01,
             max_gradient_norm=1.0,
         )
+
+
+def _small_network_rate(rate: float, max_epoch: int) -> float:
+    return rate * min(1.0, _SMALL_NETWORK_EPOCHS / max_epoch)
 
 
 def _problem(name: str, values: Mapping[object, object]) -> str | None:
