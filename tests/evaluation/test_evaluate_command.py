@@ -162,6 +162,7 @@ def test_what_an_instruction_changes_is_told_beside_the_plain_sentences(tmp_path
 
     report = make_report(plan, outcome := yardstick.run(plan), model={}, recogniser="none")
 
+    assert {each.instruction for each in report.failures} == {"", "slowly", "in your own way"}
     slowly, plainly = report.instructed["en"]["slowly"], report.instructed["en"]["in your own way"]
     assert slowly.length is not None
     assert plainly.length is not None
@@ -251,3 +252,17 @@ def test_figures_are_not_recorded_in_a_tuned_model(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidParameter, match="a tuned model is known by the digest"):
         run_evaluation(Options(model=tmp_path, records=True))
+
+
+def test_what_was_heard_is_kept_under_those_who_listen_to_its_language() -> None:
+    ears = Ears("words", NoEar(), None, None, "syllables")
+    assert ears.name == "words; syllables"
+    assert ears.name_for("Good morning.") == Ears("words", NoEar()).name_for("Good morning.") == "words"
+    assert ears.name_for("早上好。") == "syllables"
+
+
+def test_instructions_to_a_tuned_model_are_refused_at_once(tmp_path: Path) -> None:
+    manifest = Manifest("tuned", base=base_entry(MODEL), voices=read_manifest(MODEL).voices)
+    write_manifest(tmp_path, manifest)
+    with pytest.raises(InvalidParameter, match=r"tuned model.*give its base"):
+        make_plan(Options(model=tmp_path, instructions=["slow"]), tmp_path)

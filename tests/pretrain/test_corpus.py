@@ -36,6 +36,7 @@ from cosyforge.dataset.synthetic import (
 from cosyforge.evaluation.sentences import EVERYDAY, EVERYDAY_ZH
 from cosyforge.text.lexicon import english_phones, known_words
 from cosyforge.text.mandarin import mandarin_tokens, pinyin_syllables
+from cosyforge.training.pretrain.assemble import PRESETS
 from cosyforge.training.pretrain.corpus import PHONE_NAMES, frame_labels, prepare_corpus
 
 needs_flite = pytest.mark.skipif(
@@ -81,6 +82,18 @@ def test_a_plan_holds_both_languages_and_every_instruction(lexicon: Lexicon) -> 
     plain = [task for task in tasks if not task.instruction]
     assert max(task.tempo for task in plain) < min(task.tempo for task in tasks if "slow" in task.instruction)
     assert min(task.tempo for task in plain) > max(task.tempo for task in tasks if "fast" in task.instruction)
+
+
+def test_a_plan_of_few_speakers_has_all_of_them_and_no_other(lexicon: Lexicon) -> None:
+    presets = {preset.speaker for preset in PRESETS.values()}
+    tasks = plan_corpus(800, lexicon, speakers=presets)
+    assert {task.speaker.name for task in tasks} == presets
+    assert {task.speaker.name for task in tasks if task.language == "zh"} == {
+        preset.speaker for preset in PRESETS.values() if preset.language == "zh"
+    }
+    assert {word for task in tasks for word in task.instruction.split(", ") if word} == set(INSTRUCTIONS)
+    with pytest.raises(ValueError, match="a speaker of flite's diphone voice and one of espeak-ng"):
+        plan_corpus(16, lexicon, speakers={"slt-1.00"})
 
 
 def test_test_sentences_and_voices_kept_as_strangers_are_never_heard(lexicon: Lexicon) -> None:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -309,17 +309,25 @@ class Lexicon:
     pinyin: Callable[[str], list[str]]
 
 
-def plan_corpus(num_clips: int, lexicon: Lexicon, seed: int = 7) -> list[Task]:
+def plan_corpus(num_clips: int, lexicon: Lexicon, seed: int = 7, speakers: Collection[str] | None = None) -> list[Task]:
     """Who says what and how: of 16 clips 8 by flite, 3 English and 5 Mandarin ones by espeak-ng; one in eight is instructed.
 
     The sampled voices' own size comes up most often: the best presets stand on it.
+
+    speakers: the names of those that speak; all of them by default
+    Raises: ValueError when none of them is of the diphone voice, or none speaks Mandarin
     """
     rng = random.Random(seed)
     num_mandarin = num_clips * 5 // 16
     english = training_sentences(num_clips - num_mandarin, lexicon.knows, lexicon.words, seed)
-    flite, variants = flite_speakers(), espeak_speakers()
+    flite, variants = (
+        [speaker for speaker in group if speakers is None or speaker.name in speakers]
+        for group in (flite_speakers(), espeak_speakers())
+    )
     diphone = [s for s in flite if s.voice == "kal16"]
     mandarin = [s for s in variants if s.voice not in _NO_MANDARIN]
+    if not diphone or not mandarin:
+        raise ValueError("a corpus needs a speaker of flite's diphone voice and one of espeak-ng that speaks Mandarin")
     weights = [(4 if s.factor == 1.0 else 1) * (0.6 if s.voice == "kal16" else 1.0) for s in flite]
     tasks = []
     for index, text in enumerate(english):

@@ -26,7 +26,7 @@ _PHONES_PER_SYLLABLE = 2.5
 class Ears:
     """Who listens: words and phones of English, syllables of Mandarin. Where nobody listens, nothing is heard.
 
-    name: of the recognisers and of whatever makes one differ from another; what they heard is kept under it
+    name, syllables_name: of the recognisers and of whatever makes one differ from another
     """
 
     def __init__(
@@ -35,11 +35,20 @@ class Ears:
         words: Transcriber,
         phones: PhoneTranscriber | None = None,
         syllables: SyllableTranscriber | None = None,
+        syllables_name: str = "",
     ) -> None:
-        self.name = name
+        self._name, self._syllables_name = name, syllables_name
         self.words = words
         self.phones = phones
         self.syllables = syllables
+
+    @property
+    def name(self) -> str:
+        return "; ".join(name for name in (self._name, self._syllables_name) if name)
+
+    def name_for(self, text: str) -> str:
+        """Of those who listen to a text of its language; what they heard is kept under it."""
+        return self._syllables_name if language_of(text) == "zh" else self._name
 
 
 @dataclass(frozen=True)

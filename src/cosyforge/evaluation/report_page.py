@@ -214,7 +214,7 @@ def _beside(told: float | None, plain: float | None) -> str:
 def _failures(report: Report) -> Iterator[str]:
     if report.failures:
         yield f"<h2>{len(report.failures)} clips failed</h2>"
-        rows = [[each.voice, each.stage, each.error, each.text] for each in report.failures]
+        rows = [[each.voice, each.instruction or each.stage, each.error, each.text] for each in report.failures]
         yield _table(["voice", "stage", "error", "text"], rows, texts=(2, 3))
 
 
@@ -254,8 +254,8 @@ def _shown_clips(plan: Plan, outcome: Outcome, owner: str) -> Iterator[Clip]:
 
 
 def _badness(clips: Sequence[Clip]) -> float:
-    """Of the last stage, which holds the losses of all others; what is plainly wrong comes before what was misheard."""
-    figures = clips[-1].figures
+    """Of the last stage said plainly, which holds the losses of all others; what is plainly wrong comes before what was misheard."""
+    figures = [clip for clip in clips if not clip.instruction or clip is clips[0]][-1].figures
     plain = bool(figures.fault) + bool(figures.delivery.swallowed) + bool(figures.delivery.repeated)
     return plain + figures.error_rate
 

@@ -107,9 +107,13 @@ def run_evaluation(options: Options, on_line: Callable[[str], None] = lambda lin
 def make_plan(options: Options, directory: Path) -> Plan:
     """Choose voices, what they say, and what they are compared with.
 
-    Raises: InvalidParameter for a voice, language or reference that is not there
+    Raises: InvalidParameter for a voice, language or reference that is not there, or instructions to a tuned model
     """
     known = _voices(directory, options.base)
+    if options.instructions and read_manifest(directory).base is not None:
+        raise InvalidParameter(
+            f"{directory}: is a tuned model, and these follow no instructions; give its base instead"
+        )
     voices = _chosen_voices(options, known)
     references: Mapping[str, Sequence[Recording]] = {}
     if options.reference is not None:
@@ -213,8 +217,8 @@ def _ears(options: Options, *, hears_mandarin: bool) -> tuple[Ears, list[str]]:
         syllables = MandarinEar.load()
     except (FileNotFoundError, ValueError) as error:
         return Ears(name, words, phones), [f"Mandarin was not listened to: {error}"]
-    name += f"; Mandarin ear ({file_digest(MANDARIN_EAR / WEIGHTS_NAME)[:8]})"
-    return Ears(name, words, phones, syllables), []
+    syllables_name = f"Mandarin ear ({file_digest(MANDARIN_EAR / WEIGHTS_NAME)[:8]})"
+    return Ears(name, words, phones, syllables, syllables_name), []
 
 
 def _folder_digest(directory: Path) -> str:

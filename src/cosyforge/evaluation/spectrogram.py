@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from cosyforge.audio.mel import MEL_BINS, MEL_HOP, MEL_SAMPLE_RATE_HZ, mel_spectrogram
 from cosyforge.audio.resample import resample
+from cosyforge.text.mandarin import HAN, pinyin_of_each
 
 WIDTH_PX = 1200
 PANEL_HEIGHT_PX = 260
@@ -54,12 +56,22 @@ def draw_spectrograms(path: Path, panels: Sequence[Panel]) -> None:
             mel, origin="lower", aspect="auto", cmap="magma", vmin=top - _RANGE, vmax=top,
             extent=(0.0, duration_s, 0, MEL_BINS),
         )  # fmt: skip
-        axes.set_title(panel.title, loc="left", fontsize=10)
+        axes.set_title(_drawable(panel.title), loc="left", fontsize=10)
         axes.set_ylabel("mel bin")
         axes.set_xlim(0.0, longest_s)
         axes.set_facecolor("black")
     all_axes[-1].set_xlabel("seconds")
     figure.savefig(path, format="png", dpi=_DPI)
+
+
+def _drawable(title: str) -> str:
+    """Hanzi as pinyin: the drawing library's own font has none, and draws boxes."""
+    if not HAN.search(title):
+        return title
+    read = zip(title, pinyin_of_each(title), strict=True)
+    written = "".join(f" {syllable}" if syllable else char for char, syllable in read)
+    # marks of full width become their narrow likes, too
+    return unicodedata.normalize("NFKC", written.replace("。", "."))
 
 
 def _log_mel(panel: Panel) -> npt.NDArray[np.float32]:

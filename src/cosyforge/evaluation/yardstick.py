@@ -79,6 +79,7 @@ class Failure:
     stage: str
     text: str
     error: str
+    instruction: str = ""
 
 
 @dataclass
@@ -120,7 +121,7 @@ class Yardstick:
         self._outcome = Outcome()
         self._num_done = self._num_planned = 0
         encoder_name = "none" if encoder is None else type(encoder).__name__
-        self._common = {"ears": ears.name, "encoder": encoder_name, "code": code_digest()}
+        self._common = {"encoder": encoder_name, "code": code_digest()}
         self._model_key = {"model": manifest_digest(model_directory)}
 
     def run(self, plan: Plan) -> Outcome:
@@ -224,7 +225,8 @@ class Yardstick:
         make: Callable[[], tuple[Samples, int, Followed | None] | None],
         instruction: str = "",
     ) -> None:
-        key = self._store.key({"voice": voice, "stage": stage, "text": text, **self._common, **hangs_on})
+        ears = self._ears.name_for(text)
+        key = self._store.key({"voice": voice, "stage": stage, "text": text, "ears": ears, **self._common, **hangs_on})
         clip = self._store.read(key)
         if clip is None:
             try:
@@ -234,7 +236,7 @@ class Yardstick:
                     return
                 clip = replace(self._measured(voice, stage, text, *made), instruction=instruction)
             except (PlatformError, RuntimeError, ValueError) as error:
-                self._fail(voice, stage, text, error)
+                self._fail(voice, stage, text, error, instruction)
                 return
             self._store.write(key, clip)
         self._outcome.clips.append((key, clip))
@@ -248,9 +250,9 @@ class Yardstick:
         embedding = None if self._encoder is None or not samples.any() else self._encoder.embed(samples, sample_rate_hz)
         return Clip(voice, stage, samples, sample_rate_hz, figures, embedding, followed)
 
-    def _fail(self, voice: str, stage: str, text: str, error: Exception) -> None:
+    def _fail(self, voice: str, stage: str, text: str, error: Exception, instruction: str = "") -> None:
         message = error.message if isinstance(error, PlatformError) else str(error)
-        self._outcome.failures.append(Failure(voice, stage, text, message))
+        self._outcome.failures.append(Failure(voice, stage, text, message, instruction))
         self._tell(voice, stage, f"FAILED: {message} | {text}")
 
     def _tell(self, voice: str, stage: str, what: str) -> None:
