@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cosyforge.cosyvoice.config import OFFICIAL, FlowConfig
 from cosyforge.cosyvoice.dit import DiT, attend, attention_mask
-from cosyforge.cosyvoice.flow import MAX_FRAMES, Flow, FlowBatch, FlowStream, euler_schedule, fixed_noise
+from cosyforge.cosyvoice.flow import MAX_FRAMES, Flow, FlowBatch, FlowStream, euler_schedule, fixed_noise, time_grid
 from cosyforge.errors import InvalidParameter
 
 CONFIG = FlowConfig(
@@ -483,6 +483,45 @@ def test_t_power_draws_earlier_times(flow: Flow, monkeypatch: pytest.MonkeyPatch
         generator = torch.Generator().manual_seed(4)
         flow.loss(_batch([2] * 50, [4] * 50), streaming=False, generator=generator, t_power=t_power)
     torch.testing.assert_close(times[1], times[0] ** 2)
+
+
+def test_sampler_share_draws_the_times_of_the_samplers_steps_and_weaker_noise_at_the_first(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times, noises = [], []
+
+    def noted(self: DiT, x: Tensor, mu: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
+        times.append(t)
+        noises.append(x)
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(DiT, "forward", noted)
+    steps = time_grid(CONFIG.num_steps)[:-1]
+    for share in (0.0, 0.7, 1.0):
+        flow.loss(
+            _batch([2] * 400, [4] * 400),
+            streaming=False,
+            generator=torch.Generator().manual_seed(4),
+            sampler_share=share,
+        )
+    at_steps = [torch.isin(t, steps).float().mean().item() for t in times]
+    assert at_steps[0] == 0.0
+    assert at_steps[1] == pytest.approx(0.7, abs=0.08)
+    assert at_steps[2] == 1.0
+    assert (times[2] == 0).float().mean().item() == pytest.approx(0.65, abs=0.08)
+    strength = noises[2][times[2] == 0].std(dim=(1, 2))  # at time 0 nothing but noise goes in
+    assert strength.min() < 0.3
+    assert strength.max() > 0.7
+
+
+def test_sampler_share_of_a_single_step_is_its_beginning(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_step = _random_flow(dataclasses.replace(CONFIG, num_steps=1))
+    times: list[Tensor] = []
+    monkeypatch.setattr(DiT, "forward", lambda self, x, mu, t, *rest: times.append(t) or torch.zeros_like(x))
+    one_step.loss(
+        _batch([2] * 9, [4] * 9), streaming=False, generator=torch.Generator().manual_seed(4), sampler_share=1.0
+    )
+    assert not times[0].any()
 
 
 def test_a_padded_batch_in_bfloat16_has_a_finite_gradient() -> None:

@@ -140,7 +140,7 @@ def test_both_masks_and_both_layouts_are_trained(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_flow_is_trained_as_its_base_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    task, seen = replace(flow_task(), prior_weight=0.3, prior_from_bin=2, t_power=1.5), {}
+    task, seen = replace(flow_task(), prior_weight=0.3, prior_from_bin=2, t_power=1.5, sampler_share=0.7), {}
     real_loss = task.flow.loss
 
     def loss(*arguments: object, **options: object) -> object:
@@ -150,7 +150,7 @@ def test_the_flow_is_trained_as_its_base_was(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(task.flow, "loss", loss)
     descended, figures = task.loss(flow_samples(2), torch.Generator().manual_seed(0))
 
-    assert (seen["prior_weight"], seen["prior_from_bin"], seen["t_power"]) == (0.3, 2, 1.5)
+    assert (seen["prior_weight"], seen["prior_from_bin"], seen["t_power"], seen["sampler_share"]) == (0.3, 2, 1.5, 0.7)
     assert float(descended.detach()) > figures["mse"]
 
 

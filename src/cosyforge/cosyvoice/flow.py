@@ -28,6 +28,8 @@ MAX_FRAMES = 15000
 NOISE_SEED = 0
 COND_PROBABILITY = 0.5
 MAX_COND_SHARE = 0.3
+_FIRST_STEP_SHARE = 0.65
+"""Of the times that are the sampler's: the sentence is decided in its first step."""
 BLOCKS_AT_ONCE = 8
 """A stream works through more blocks than these in several goes, to bound the attention mask."""
 
@@ -336,6 +338,7 @@ class Flow(nn.Module):
         prior_weight: float = 0.0,
         prior_from_bin: int = 0,
         t_power: float = 1.0,
+        sampler_share: float = 0.0,
     ) -> FlowLoss:
         """Mean squared error of the velocity at a random time, over the real frames.
 
@@ -343,6 +346,9 @@ class Flow(nn.Module):
         t_power with u uniform (t_power above 1 favours times near 0); noise z; keep (0 = mu, speaker and condition
         taken away, so that guidance can be learnt); cond_len, the leading frames of the target that are given as
         condition (a negative one is drawn).
+
+        sampler_share: so many of the times are those at which the config's sampler stands, most of them its first one;
+        there the noise, from which nothing can be learnt but how to ignore it, is of any strength up to its own.
 
         prior_weight > 0 adds that much L1 between mu itself and the mel, which teaches the token side to draw the
         mel; a small network gains much from it. Bins below prior_from_bin are left to say something else.
@@ -352,8 +358,15 @@ class Flow(nn.Module):
         """
         token, mel, num_frames = self._aligned(batch)
         draw = _Draws(generator, mel.device)
-        t = draw.uniform(len(token)) ** t_power if t is None else t
-        z = draw.normal(mel.shape) if z is None else z[:, :, : mel.shape[2]]
+        if t is None:
+            t = draw.uniform(len(token)) ** t_power
+            t = self._at_sampler_times(t, draw, sampler_share) if sampler_share > 0 else t
+        if z is None:
+            z = draw.normal(mel.shape)
+            if sampler_share > 0:
+                z = z * torch.where(t > 0, torch.ones_like(t), draw.uniform(len(token)))[:, None, None]
+        else:
+            z = z[:, :, : mel.shape[2]]
         if keep is None:
             keep = draw.uniform(len(token)) > self.config.training_guidance_dropout
         if cond_len is None:
@@ -398,6 +411,14 @@ class Flow(nn.Module):
             )
         longest = int(num_tokens.max())
         return batch.token[:, :longest], batch.mel[:, :, : longest * per_token], num_tokens * per_token
+
+    def _at_sampler_times(self, t: Tensor, draw: _Draws, share: float) -> Tensor:
+        """Move this share of the times (B,) to those of the sampler's steps, most of them to 0."""
+        later = time_grid(self.config.num_steps)[1:-1].to(t)
+        kind, place = draw.uniform(len(t)), draw.uniform(len(t))
+        if len(later):
+            t = torch.where(kind < share, later[(place * len(later)).long()], t)
+        return torch.where(kind < share * (_FIRST_STEP_SHARE if len(later) else 1.0), torch.zeros_like(t), t)
 
     def _masked_mu(self, token: Tensor, num_tokens: Tensor) -> Tensor:
         """mu of a padded batch: behind the end the look-ahead must see zeros, as it does for a sample alone."""

@@ -48,7 +48,8 @@ class FlowSample:
 class FlowTask:
     """Everything about the flow's training that stays the same from step to step.
 
-    prior_weight, prior_from_bin, t_power: as the base model was trained with them (see Flow.loss); the defaults are the official ones
+    prior_weight, prior_from_bin, t_power, sampler_share: as the base model was trained with them (see Flow.loss);
+    the defaults are the official ones
     pair_share: how many clips are learnt behind another one, which is given; streaming_share: how often a batch has the
     streaming block mask (one network serves both)
     Shapes: speaker_embedding (192,)
@@ -61,6 +62,7 @@ class FlowTask:
     prior_weight: float = 0.0
     prior_from_bin: int = 0
     t_power: float = 1.0
+    sampler_share: float = 0.0
     pair_share: float = 0.0
     streaming_share: float = 0.5
 
@@ -106,6 +108,7 @@ class FlowTask:
             prior_weight=self.prior_weight,
             prior_from_bin=self.prior_from_bin,
             t_power=self.t_power,
+            sampler_share=self.sampler_share,
         )
         return result.loss, {"mse": float(result.mse)}
 

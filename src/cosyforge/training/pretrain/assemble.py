@@ -19,7 +19,14 @@ from cosyforge.cosyvoice.model import CosyVoice, Voice
 from cosyforge.cosyvoice.text_tokenizer import TextTokenizer
 from cosyforge.cosyvoice.weights import save_model
 from cosyforge.dataset.synthetic import HELD_OUT
-from cosyforge.training.pretrain.flow_stage import PAIR_SHARE, PRIOR_FROM_BIN, PRIOR_WEIGHT, TIME_POWER, speaker_means
+from cosyforge.training.pretrain.flow_stage import (
+    PAIR_SHARE,
+    PRIOR_FROM_BIN,
+    PRIOR_WEIGHT,
+    SAMPLER_SHARE,
+    TIME_POWER,
+    speaker_means,
+)
 from cosyforge.training.pretrain.lm_stage import FRONTEND
 from cosyforge.training.pretrain.steps import load_averaged
 
@@ -125,6 +132,7 @@ def assemble(workshop: Workshop, out: Path) -> Manifest:
                 "prior_weight": PRIOR_WEIGHT,
                 "prior_from_bin": PRIOR_FROM_BIN,
                 "t_power": TIME_POWER,
+                "sampler_share": SAMPLER_SHARE,
                 "pair_share": PAIR_SHARE,
                 # speaking always goes through the block mask
                 "streaming_share": 0.9,
