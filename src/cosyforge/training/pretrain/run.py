@@ -70,9 +70,9 @@ PLANS = {
     "lm": StepPlan(12000, 2e-3, ema_decay=0.998, save_every=250),
 }
 QUICK_PLANS = {
-    "speech_tokenizer": replace(PLANS["speech_tokenizer"], num_steps=900, warmup_steps=80, ema_decay=0.99),
+    "speech_tokenizer": replace(PLANS["speech_tokenizer"], num_steps=1000, warmup_steps=80, ema_decay=0.99),
     "speaker": replace(PLANS["speaker"], num_steps=60, warmup_steps=10, log_every=10, save_every=30),
-    "vocoder": replace(PLANS["vocoder"], num_steps=1000, ema_decay=0.99),
+    "vocoder": replace(PLANS["vocoder"], num_steps=700, ema_decay=0.99),
     "flow": replace(PLANS["flow"], num_steps=700, warmup_steps=80, ema_decay=0.99),
     "lm": replace(PLANS["lm"], num_steps=950, warmup_steps=80, ema_decay=0.99),
 }
@@ -300,7 +300,7 @@ def _build_speech_tokenizer(workshop: Workshop):  # type: ignore[no-untyped-def]
     clips = workshop.clips()
     reader = TokenReader(network.config.fsq_dim, num_speakers(clips))
     return {"speech_tokenizer": network, "reader": reader}, SpeechTokenizerLoss(
-        network, reader, workshop.training_clips(clips)
+        network, reader, workshop.training_clips(clips), warps=not workshop.quick
     )
 
 

@@ -85,11 +85,21 @@ def warp_whisper(mel: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class SpeechTokenizerLoss:
-    """Draws a batch of clips and scores what the codes tell; a clip without phone times is judged by melody and mel alone."""
+    """Draws a batch of clips and scores what the codes tell; a clip without phone times is judged by melody and mel alone.
+
+    warps: each clip is another person's (`warp_whisper`), which strangers need and which takes its time
+    """
 
     def __init__(
-        self, tokenizer: SpeechTokenizer, reader: TokenReader, clips: list[PreparedClip], frames_per_batch: int = 1300
+        self,
+        tokenizer: SpeechTokenizer,
+        reader: TokenReader,
+        clips: list[PreparedClip],
+        frames_per_batch: int = 1300,
+        *,
+        warps: bool = True,
     ) -> None:
+        self.warps = warps
         self.tokenizer, self.reader = tokenizer, reader
         self.clips = clips
         self.speaker_index = {name: index for index, name in enumerate(sorted({c.clip.speaker for c in clips}))}
@@ -97,7 +107,9 @@ class SpeechTokenizerLoss:
 
     def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         clips = [self.clips[i] for i in self.sampler.draw(generator)]
-        mels = [warp_whisper(clip.whisper.float(), generator) for clip in clips]
+        mels = [clip.whisper.float() for clip in clips]
+        if self.warps:
+            mels = [warp_whisper(mel, generator) for mel in mels]
         return self.score(clips, mels)
 
     def score(self, clips: list[PreparedClip], mels: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
