@@ -255,7 +255,8 @@ def _shown_clips(plan: Plan, outcome: Outcome, owner: str) -> Iterator[Clip]:
 
 def _badness(clips: Sequence[Clip]) -> float:
     """Of the last stage said plainly, which holds the losses of all others; what is plainly wrong comes before what was misheard."""
-    figures = [clip for clip in clips if not clip.instruction or clip is clips[0]][-1].figures
+    said_plainly = [clip for clip in clips if not clip.instruction]
+    figures = (said_plainly or clips)[-1].figures
     plain = bool(figures.fault) + bool(figures.delivery.swallowed) + bool(figures.delivery.repeated)
     return plain + figures.error_rate
 

@@ -17,7 +17,7 @@ MAX_VALUE = 2**31 - 1
 """Largest value of any field. Source: API reference, "CosyVoice speech synthesis model hyper_parameters"."""
 
 SMALL_NETWORK_PARAMETERS = 50_000_000
-"""At and above this size a network gets the recipe for large networks: mostly low-rank updates, lower rates."""
+"""At and above this size a network gets the recipe for large networks: low-rank updates mostly, and a longer warmup."""
 
 _SMALL_NETWORK_EPOCHS = 5
 """With more epochs than these a small network takes smaller steps: what it learns of a voice it learns in these, and whatever it
