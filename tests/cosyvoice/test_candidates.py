@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cosyforge.cosyvoice.candidates import Candidates
+from cosyforge.cosyvoice.candidates import REACH_AHEAD, REACH_BACK, Candidates
 from cosyforge.cosyvoice.config import LMConfig, SamplingConfig
 from cosyforge.cosyvoice.lm import SpeechLM, generate
 from cosyforge.cosyvoice.sampling import ras_distribution, ras_sample_rows
@@ -11,6 +11,7 @@ CONFIG = LMConfig(
     speech_token_size=40, num_special_rows=8, alignment_head=(1, 2),
 )  # fmt: skip
 TEXT, PROMPT, SPEECH = [5, 6, 7, 8], [40, 41], [3, 4, 5]
+LONG_TEXT = list(range(10, 30))
 WIDE = SamplingConfig(top_p=0.95, top_k=30)
 
 
@@ -20,14 +21,14 @@ def lm() -> SpeechLM:
     return SpeechLM(CONFIG).eval()
 
 
-def candidates(lm, num_rows=3, sampling=WIDE, min_len=30, max_len=30) -> Candidates:
+def candidates(lm, num_rows=3, sampling=WIDE, min_len=30, max_len=30, text=TEXT) -> Candidates:
     return Candidates(
-        lm, TEXT, PROMPT, SPEECH, num_rows=num_rows, sampling=sampling, min_len=min_len, max_len=max_len
+        lm, text, PROMPT, SPEECH, num_rows=num_rows, sampling=sampling, min_len=min_len, max_len=max_len
     )  # fmt: skip
 
 
-def draw(some: Candidates, seeds: list[int], num_steps: int) -> list[torch.Tensor]:
-    some.begin(seeds)
+def draw(some: Candidates, seeds: list[int], num_steps: int, place: int | None = None) -> list[torch.Tensor]:
+    some.begin(seeds, place)
     return [some.draw() for _ in range(num_steps)]
 
 
@@ -107,6 +108,73 @@ def test_a_row_that_stops_keeps_its_tokens_while_others_go_on(lm):
     assert all(some.has_stopped)
     assert len({len(row) for row in some.drawn}) > 1
     assert all(token < 40 for row in some.drawn for token in row)
+
+
+def test_rows_held_to_their_place_look_no_further_than_they_reach(lm):
+    """Neither when the stretch begins, with what the last choice looked at, nor step by step."""
+    some = candidates(lm, text=LONG_TEXT)
+    draw(some, [0, 1, 2], 6)
+    some.choose(2)
+    free = torch.stack(draw(some, [7, 8, 9], 12))
+    assert (free > 0).all()
+    attention = torch.stack(draw(some, [7, 8, 9], 12, place=9))  # (S, B, T)
+    places = [[9] * 3, [9] * 3, *attention[1:-1].argmax(2).tolist()]
+    for looks, at in zip(attention, places, strict=True):
+        for look, place in zip(looks, at, strict=True):
+            seen = look.nonzero().flatten().tolist()
+            assert seen == list(range(max(0, place - REACH_BACK), min(20, place + REACH_AHEAD + 1)))
+    assert {place for at in places for place in at} != {9}
+
+
+def test_a_row_held_to_its_place_reaches_a_short_text_whole_and_draws_the_same(lm):
+    held, free = candidates(lm), candidates(lm)
+    for some, place in ((held, 1), (free, None)):
+        draw(some, [0, 1, 2], 6)
+        some.choose(2)
+        draw(some, [7, 8, 9], 8, place)
+    assert held.drawn == free.drawn
+
+
+def test_after_a_held_attempt_the_next_stretch_goes_on_from_what_was_chosen(lm):
+    """Of a text within reach the scores are those of a fresh run over the chosen tokens; of a longer one all is seen again."""
+    some = candidates(lm)
+    draw(some, [0, 1, 2], 6)
+    some.choose(2)
+    draw(some, [7, 8, 9], 5, place=0)
+    draw(some, [10, 11, 12], 5, place=0)
+    some.choose(1)
+    attention = draw(some, [3, 4, 5], 4)
+    embeds = torch.cat(
+        [
+            lm.embed_speech(torch.tensor([[CONFIG.sos]])),
+            lm.embed_text(torch.tensor([PROMPT + TEXT])),
+            lm.embed_speech(torch.tensor([[CONFIG.task_id, *SPEECH, *some.chosen, *some.drawn[1][:3]]])),
+        ],
+        dim=1,
+    )
+    with torch.inference_mode():
+        _, wanted = lm(embeds, attention_head=(1, 2))
+    torch.testing.assert_close(attention[3][1], wanted[0, -1, 3:7], atol=1e-5, rtol=1e-4)
+
+    long = candidates(lm, text=LONG_TEXT)
+    draw(long, [0, 1, 2], 6, place=0)
+    long.choose(0)
+    assert (torch.stack(draw(long, [3, 4, 5], 3)[1:]) > 0).all()
+
+
+def test_held_rows_keep_their_place_when_the_cache_grows(lm):
+    some = candidates(lm, text=LONG_TEXT, min_len=90, max_len=90)
+    attention = torch.stack(draw(some, [0, 1, 2], 80, place=0))
+    assert ((attention[1:] > 0).sum(dim=2) <= REACH_BACK + 1 + REACH_AHEAD).all()
+
+
+def test_a_row_can_be_made_to_end(lm):
+    some = candidates(lm)
+    draw(some, [0, 1, 2], 10)
+    first = list(some.drawn[1])
+    some.stop(1, 4)
+    assert some.has_ended == some.has_stopped == [False, True, False]
+    assert some.choose(1) == first[:4] == some.chosen
 
 
 def test_a_model_without_a_head_shows_nothing():

@@ -19,10 +19,12 @@ class Scripted:
         self.num_rows, self.num_text = len(scripts[0]), NUM_TEXT
         self.chosen: list[int] = []
         self.seeds: list[list[int]] = []
+        self.held_to: list[int | None] = []
         self._scripts, self._runs_out, self._vague_row = list(scripts), runs_out, vague_row
 
-    def begin(self, seeds):
+    def begin(self, seeds, place=None):
         self.seeds.append(seeds)
+        self.held_to.append(place)
         self._script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         self.drawn = [[] for _ in range(self.num_rows)]
         self.has_ended = [False] * self.num_rows
@@ -41,6 +43,10 @@ class Scripted:
             attention[row, 0] += 0.5 if row == self._vague_row else 0.0
             self.drawn[row].append(token)
         return attention
+
+    def stop(self, row: int, num_tokens: int) -> None:
+        self.drawn[row] = self.drawn[row][:num_tokens]
+        self.has_ended[row] = self.has_stopped[row] = True
 
     def choose(self, row: int) -> list[int]:
         self.chosen = [*self.chosen, *self.drawn[row]]
@@ -93,6 +99,30 @@ def test_a_bad_sentence_is_drawn_again(name, bad):
     assert not report.failed_checks
     assert tokens[-1] == good[-1][0]
     assert len({tuple(seeds) for seeds in candidates.seeds}) == len(candidates.seeds)
+
+
+def test_a_stretch_is_drawn_again_with_the_rows_held_to_where_the_last_one_ended():
+    good, bad = steady(28), [(200 + i, 19 if i > 3 else i) for i in range(25)]
+    good = [(token, i // 3) for i, (token, _) in enumerate(good)]
+    end = [(300 + i, 10 + i) for i in range(10)]
+    candidates = Scripted([good], [[(200, 19), (201, 0), *bad[2:]]], [end])
+    read(candidates)
+    assert candidates.held_to == [None, None, 9]
+    jumping = Scripted([[(i, 19 - i) for i in range(20)]], [steady()])
+    read(jumping)
+    assert jumping.held_to == [None, 0]
+    silence = Scripted([[(7, 0)] * 6])
+    read(silence, follows=False, silent=frozenset({7}))
+    assert silence.held_to == [None, None, None]
+
+
+def test_a_row_that_misses_the_end_of_the_text_is_made_to_end():
+    """Forty tokens on the last sounds, with glances back, are taken as the end, though the row goes on."""
+    talking_on = [*steady(18), *((200 + i, 17 + i % 3 if i % 7 else 15) for i in range(80))]
+    candidates = Scripted([talking_on[:28]], [talking_on[28:53]], [talking_on[53:78]], [talking_on[78:]])
+    tokens, report = read(candidates)
+    assert tokens == [token for token, _ in talking_on[: 17 + 40]]
+    assert report == ReadingReport(0, [])
 
 
 def test_after_two_more_attempts_a_bad_sentence_stands_and_is_named():

@@ -16,7 +16,10 @@ from torch import Tensor
 from cosyforge.cosyvoice.config import SamplingConfig
 from cosyforge.cosyvoice.lm import SpeechLM
 from cosyforge.cosyvoice.sampling import ras_sample_rows
-from cosyforge.cosyvoice.transformer import Cache
+from cosyforge.cosyvoice.transformer import Branches, Cache
+
+REACH_BACK, REACH_AHEAD = 4, 5
+"""Text tokens that a row which is held to its place may see behind and ahead of it: less than a word is skipped or said again."""
 
 
 class Candidates:
@@ -68,10 +71,19 @@ class Candidates:
         self._next = self._first
         self._generators: list[torch.Generator] = []
         self._start_length = self._cache.length
+        self._held_to: Tensor | None = None
 
-    def begin(self, seeds: Sequence[int]) -> None:
-        """Start an attempt from the last choice: one seed for each row, what was drawn since is forgotten."""
+    @torch.inference_mode()
+    def begin(self, seeds: Sequence[int], place: int | None = None) -> None:
+        """Start an attempt from the last choice: one seed for each row, what was drawn since is forgotten.
+
+        place: the text token that was spoken last. Every row is then held to its place: it sees no more of the text than
+        is near what it looked at, and can neither jump nor lose its way. None: it sees all
+        """
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._held_to = None
+        if place is not None and isinstance(self._cache, Branches):
+            self._hold(self._cache, place)
         log_probs, attention = self._first
         self._next = log_probs.expand(self.num_rows, -1), attention.expand(self.num_rows, -1)
         self._cache.rewind(self._start_length)
@@ -102,8 +114,15 @@ class Candidates:
                 self.has_ended[row] = len(self.chosen) + len(self.drawn[row]) >= self._max_len
             fed.append([min(token, stops - 1)])
         if not all(self.has_ended):
+            if self._held_to is not None:
+                self._show_near(attention.argmax(dim=1) if length > len(self.chosen) else self._held_to)
             self._next = self._step(self._speech(fed), self._cache)
         return attention
+
+    def stop(self, row: int, num_tokens: int) -> None:
+        """Let a row end behind so many of the tokens that were drawn in it."""
+        self.drawn[row] = self.drawn[row][:num_tokens]
+        self.has_ended[row] = self.has_stopped[row] = True
 
     @torch.inference_mode()
     def choose(self, row: int) -> list[int]:
@@ -117,6 +136,24 @@ class Candidates:
             self._first = log_probs[row : row + 1], attention[row : row + 1]
         self.drawn = []
         return tokens
+
+    def _hold(self, cache: Branches, place: int) -> None:
+        """Hold every row to a place; what the last choice looked at for the next token, it looks at again."""
+        self._held_to = torch.full((self.num_rows,), place)
+        if self.chosen and self._first[0].shape[0] == 1:
+            # the jump may have come with the last token that stands
+            cache.forget_last()
+            self._show_near(self._held_to)
+            self._first = self._step(self._speech([[self.chosen[-1]]] * self.num_rows), cache)
+        self._show_near(self._held_to)
+
+    def _show_near(self, places: Tensor) -> None:
+        """Hide from each row the text that is not within reach of its place. Shapes: places (B,)"""
+        assert isinstance(self._cache, Branches)
+        distance = torch.arange(self.num_text) - places[:, None]
+        is_far = (distance < -REACH_BACK) | (distance > REACH_AHEAD)
+        mask = torch.zeros(is_far.shape, device=self._lm.device).masked_fill(is_far.to(self._lm.device), float("-inf"))
+        self._cache.mask_past(self._text_positions, mask)
 
     def _history(self, row: int) -> list[int]:
         recent = self._sampling.window

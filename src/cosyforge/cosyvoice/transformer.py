@@ -119,6 +119,7 @@ class Branches:
         self._store = store
         self._group = store.group
         self._num_past = store.length
+        self._past_mask = self._unmasked()
         self._hidden = self._masks(0)
 
     @property
@@ -147,6 +148,25 @@ class Branches:
         """Let every row go on from that row's first so many positions."""
         self._store.gather(self._num_past + row, self.batch_size, self._num_past, length)
         self._num_past = length
+        self.unmask_past()
+
+    def forget_last(self) -> None:
+        """Take back the last position of the past, and all that the rows have of their own."""
+        self._num_past -= 1
+        self._store.rewind(self._num_past)
+        self.unmask_past()
+
+    def mask_past(self, positions: slice, mask: Tensor) -> None:
+        """Add to the scores of these past positions from now on; -inf hides one from a row.
+
+        Shapes: mask (B, positions)
+        """
+        self._past_mask[:, positions] = mask
+        self._hidden[:, positions] = mask.repeat_interleave(self._group, dim=0)
+
+    def unmask_past(self) -> None:
+        """Let every row see the whole past again."""
+        self._past_mask = self._unmasked()
         self._hidden = self._masks(0)
 
     def attend(
@@ -172,8 +192,10 @@ class Branches:
     def _masks(self, num_own: int) -> Tensor:
         """What is added to the scores, -inf where a row does not see. Shapes: -> (B G, past + num_own B)"""
         own = self._store.scores(self.batch_size, self.batch_size).fill_(float("-inf")).fill_diagonal_(0.0)
-        past = self._store.scores(self.batch_size, self._num_past)
-        return torch.cat((past, own.repeat(1, num_own)), dim=1).repeat_interleave(self._group, dim=0)
+        return torch.cat((self._past_mask, own.repeat(1, num_own)), dim=1).repeat_interleave(self._group, dim=0)
+
+    def _unmasked(self) -> Tensor:
+        return self._store.scores(self.batch_size, self._num_past)
 
 
 Cache = KVCache | Branches

@@ -120,7 +120,9 @@ class Reading:
     def _attempt(self, stretch: int, length: int) -> tuple[_Attempt, list[list[Tensor]]]:
         candidates = self._candidates
         number = (self._seed << 16 | stretch) * MAX_ATTEMPTS + self._num_repeats
-        candidates.begin([number * NUM_ROWS + row for row in range(candidates.num_rows)])
+        # a stretch that went wrong is drawn again with the model held to its place
+        place = max(0, self._follower.position) if self._follows and self._num_repeats else None
+        candidates.begin([number * NUM_ROWS + row for row in range(candidates.num_rows)], place)
         attention = []
         for _ in range(length):
             self._on_draw()
@@ -128,14 +130,14 @@ class Reading:
             if all(candidates.has_ended):
                 break
         steps = torch.stack(attention)  # (S, B, T)
+        followers = self._followed(steps)
         # a row draws from the first step on until it ends
         looked = [list(steps[: len(tokens), row]) for row, tokens in enumerate(candidates.drawn)]
-        followers = self._followed(steps)
         attempts = [self._judged(row, follower) for row, follower in enumerate(followers)]
         return min(attempts, key=lambda attempt: (len(attempt.faults) > 0, attempt.cost)), looked
 
     def _followed(self, attention: Tensor) -> list[Follower]:
-        """Follow every row through the stretch that was drawn.
+        """Follow every row through the stretch that was drawn; one that misses the end of the text ends there.
 
         Shapes: attention (S, B, T) -> B followers
         """
@@ -150,6 +152,9 @@ class Reading:
             for step in range(first, len(candidates.drawn[row])):
                 index = step * candidates.num_rows + row
                 follower.see(places[index], widths[index])
+                if follower.is_done:
+                    candidates.stop(row, step + 1)
+                    break
             if candidates.has_stopped[row]:
                 follower.end()
         return followers
