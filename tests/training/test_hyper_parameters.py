@@ -94,7 +94,8 @@ def test_a_stage_gets_its_own_fields_and_a_recipe_by_size() -> None:
     large_lm, large_flow = hyper.lm_stage(SMALL_NETWORK_PARAMETERS), hyper.flow_stage(SMALL_NETWORK_PARAMETERS)
     # all weights of a small LM move, of a large one only low-rank factors, which take more
     assert lm.learning_rate < large_lm.learning_rate
-    assert flow.learning_rate == large_flow.learning_rate
+    # that of the flow takes smaller steps only because of its five epochs
+    assert flow.learning_rate == pytest.approx(large_flow.learning_rate * 3 / 5)
     assert lm.max_warmup_steps < large_lm.max_warmup_steps
     assert flow.max_warmup_steps < large_flow.max_warmup_steps
 
@@ -119,9 +120,9 @@ def test_what_the_platform_imports_of_training_and_datasets_needs_no_torch() -> 
 
 
 def test_a_small_network_moves_no_further_in_many_epochs_than_in_a_few() -> None:
-    few, many = (HyperParameters.parse({**DOCUMENT_EXAMPLE, "lm_max_epoch": n, "fm_max_epoch": n}) for n in (4, 40))
+    few, many = (HyperParameters.parse({**DOCUMENT_EXAMPLE, "lm_max_epoch": n, "fm_max_epoch": n}) for n in (3, 30))
 
     for stage in (HyperParameters.lm_stage, HyperParameters.flow_stage):
-        assert stage(many, 3_000_000).learning_rate == pytest.approx(stage(few, 3_000_000).learning_rate * 5 / 40)
+        assert stage(many, 3_000_000).learning_rate == pytest.approx(stage(few, 3_000_000).learning_rate * 3 / 30)
         # a large network is not ours to hold back
         assert stage(many, 3_000_000_000).learning_rate == stage(few, 3_000_000_000).learning_rate

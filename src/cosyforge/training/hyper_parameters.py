@@ -19,9 +19,9 @@ MAX_VALUE = 2**31 - 1
 SMALL_NETWORK_PARAMETERS = 50_000_000
 """At and above this size a network gets the recipe for large networks: low-rank updates mostly, and a longer warmup."""
 
-_SMALL_NETWORK_EPOCHS = 5
+_SMALL_NETWORK_EPOCHS = 3
 """With more epochs than these a small network takes smaller steps: what it learns of a voice it learns in these, and whatever it
-moves beyond that costs words."""
+moves beyond that costs words. flite's rms as a larger man, 30+30 epochs: words wrong .26 with 5 here, .24 with 3; likeness .92, .90."""
 
 
 @dataclass(frozen=True)
