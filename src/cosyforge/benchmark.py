@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from cosyforge.benchmark_platform import LIMIT_MS, NUM_JOBS, Listing, listing_times
-from cosyforge.cosyvoice.flow import FlowStream
+from cosyforge.cosyvoice.flow_stream import FlowStream
 from cosyforge.cosyvoice.hift import HiFTStream
 from cosyforge.cosyvoice.manifest import builtin_model_directory
 from cosyforge.cosyvoice.model import CosyVoice, Voice

@@ -1,35 +1,19 @@
-"""The flow by itself, with small random networks: streaming equals offline, batch equals single, bad input is named."""
+"""The flow by itself, with small random networks: sampling, the loss of a batch against single samples, what is refused."""
 
 from __future__ import annotations
 
 import dataclasses
-import random
 
 import pytest
 import torch
+from small_flow import CONFIG, SPEAKER, random_flow, random_mel, random_prompt, random_tokens
 from torch import Tensor
 
-from cosyforge.cosyvoice.config import OFFICIAL, FlowConfig
+from cosyforge.cosyvoice.config import OFFICIAL
 from cosyforge.cosyvoice.dit import DiT, attend, attention_mask
-from cosyforge.cosyvoice.flow import MAX_FRAMES, Flow, FlowBatch, FlowStream, euler_schedule, fixed_noise, time_grid
+from cosyforge.cosyvoice.flow import MAX_FRAMES, Flow, FlowBatch, euler_schedule, fixed_noise, time_grid
+from cosyforge.cosyvoice.flow_stream import FlowStream
 from cosyforge.errors import InvalidParameter
-
-CONFIG = FlowConfig(
-    speech_token_size=40,
-    mel_bins=12,
-    speaker_dim=16,
-    pre_lookahead_channels=20,
-    dim=24,
-    depth=2,
-    num_heads=3,
-    head_dim=8,
-    conv_pos_kernel=7,
-    conv_pos_groups=4,
-    dropout=0.0,
-    chunk_frames=10,
-    num_steps=4,
-)
-BLOCK_TOKENS = CONFIG.chunk_frames // CONFIG.frames_per_token
 
 
 @pytest.fixture(autouse=True)
@@ -37,45 +21,9 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _random_flow(config: FlowConfig = CONFIG) -> Flow:
-    """All weights random: those of the time start as zero and would hide most of the network."""
-    generator = torch.Generator().manual_seed(5)
-    flow = Flow(config).eval()
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
-    return flow
-
-
 @pytest.fixture(scope="module")
 def flow() -> Flow:
-    return _random_flow()
-
-
-def _tokens(count: int, seed: int = 1) -> Tensor:
-    return torch.randint(CONFIG.speech_token_size, (1, count), generator=torch.Generator().manual_seed(seed))
-
-
-def _mel(num_frames: int, seed: int = 2) -> Tensor:
-    return torch.randn(1, CONFIG.mel_bins, num_frames, generator=torch.Generator().manual_seed(seed))
-
-
-SPEAKER = torch.randn(1, CONFIG.speaker_dim, generator=torch.Generator().manual_seed(3))
-
-
-def _prompt(num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    return _tokens(num_tokens, seed=7), _mel(num_tokens * CONFIG.frames_per_token), SPEAKER
-
-
-def _in_pieces(stream: FlowStream, token: Tensor, sizes: list[int]) -> Tensor:
-    pieces = list(torch.split(token[0], [*sizes, token.shape[1] - sum(sizes)]))
-    return torch.cat([stream.push(piece, final=index == len(sizes)) for index, piece in enumerate(pieces)], dim=2)
-
-
-def _random_sizes(total: int, seed: int) -> list[int]:
-    draw = random.Random(seed)
-    cuts = sorted(draw.randint(0, total) for _ in range(draw.randint(0, 12)))
-    return [end - start for start, end in zip([0, *cuts], cuts, strict=False)]
+    return random_flow()
 
 
 def test_the_official_config_has_the_released_networks_size() -> None:
@@ -88,181 +36,17 @@ def test_the_official_config_has_the_released_networks_size() -> None:
 
 def test_a_new_network_starts_with_blocks_that_change_nothing() -> None:
     estimator = Flow(CONFIG).eval().estimator
-    mel, speaker = _mel(8), torch.zeros(1, CONFIG.mel_bins)
+    mel, speaker = random_mel(8), torch.zeros(1, CONFIG.mel_bins)
     hidden = estimator.input_embed(mel, mel, mel, speaker)
     expected = estimator.proj_out(torch.nn.functional.layer_norm(hidden, (CONFIG.dim,), eps=1e-6)).mT
     torch.testing.assert_close(estimator(mel, mel, torch.ones(1), speaker, mel), expected)
 
 
-# streaming
-
-
-@pytest.mark.parametrize("num_prompt", [0, 1, 3, 5, 7, 10, 13, 52])
-@pytest.mark.parametrize("seed", range(4))
-def test_a_stream_of_any_piece_sizes_gives_the_offline_mel(flow: Flow, num_prompt: int, seed: int) -> None:
-    token, prompt = _tokens(61, seed), _prompt(num_prompt)
-    whole = flow.sample(token, *prompt, streaming=True)
-    streamed = _in_pieces(FlowStream(flow, *prompt), token, _random_sizes(61, seed))
-    torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("chunk_frames", [2, 6, 100])
-def test_a_stream_with_small_or_large_blocks_gives_the_offline_mel(chunk_frames: int) -> None:
-    flow = _random_flow(dataclasses.replace(CONFIG, chunk_frames=chunk_frames))
-    token, prompt = _tokens(33), _prompt(6)
-    whole = flow.sample(token, *prompt, streaming=True)
-    streamed = _in_pieces(FlowStream(flow, *prompt), token, [1] * 32)
-    torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5)
-
-
-def test_a_stream_without_guidance_and_with_own_steps_gives_the_offline_mel(flow: Flow) -> None:
-    token, prompt = _tokens(30), _prompt(6)
-    whole = flow.sample(token, *prompt, streaming=True, guidance=0.0, num_steps=7, temperature=0.3)
-    stream = FlowStream(flow, *prompt, guidance=0.0, num_steps=7, temperature=0.3)
-    torch.testing.assert_close(_in_pieces(stream, token, [11, 9]), whole, rtol=0, atol=1e-5)
-
-
 def test_the_block_mask_changes_the_mel(flow: Flow) -> None:
     """Otherwise the comparisons above would prove little."""
-    token, prompt = _tokens(30), _prompt(6)
+    token, prompt = random_tokens(30), random_prompt(6)
     gap = flow.sample(token, *prompt, streaming=True) - flow.sample(token, *prompt)
     assert float(gap.abs().max()) > 1e-2
-
-
-@pytest.mark.parametrize("num_prompt", [0, 2, 5, 13])
-def test_a_block_comes_out_when_exactly_the_tokens_it_waits_for_are_pushed(flow: Flow, num_prompt: int) -> None:
-    stream = FlowStream(flow, *_prompt(num_prompt))
-    token = _tokens(200)[0]
-    num_pushed = num_frames = 0
-    for _ in range(4):
-        missing = stream.tokens_until_next_block
-        assert missing > 0
-        assert stream.push(token[num_pushed : num_pushed + missing - 1], final=False).shape[2] == 0
-        num_pushed += missing
-        block = stream.push(token[num_pushed - 1 : num_pushed], final=False)
-        assert block.shape[2] > 0
-        num_frames += block.shape[2]
-        assert num_frames == (num_pushed - CONFIG.pre_lookahead) * CONFIG.frames_per_token
-        assert (num_prompt + num_pushed - CONFIG.pre_lookahead) % BLOCK_TOKENS == 0
-
-
-def test_an_unfinished_stream_gives_the_beginning_of_every_longer_utterance(flow: Flow) -> None:
-    prompt = _prompt(4)
-    stream = FlowStream(flow, *prompt)
-    beginning = stream.push(_tokens(33)[0, :20], final=False)
-    for num_tokens in (25, 33):
-        whole = flow.sample(_tokens(33)[:, :num_tokens], *prompt, streaming=True)
-        torch.testing.assert_close(beginning, whole[:, :, : beginning.shape[2]], rtol=0, atol=1e-5)
-    assert beginning.shape[2] > 0
-
-
-def test_forks_do_not_notice_each_other(flow: Flow) -> None:
-    prompt = _prompt(13)
-    voice = FlowStream(flow, *prompt)
-    first, second = voice.fork(), voice.fork()
-    first_token, second_token = _tokens(29, seed=20), _tokens(29, seed=21)
-    first_mel, second_mel = [], []
-    for start in range(0, 29, 4):  # turn by turn, so that one writing into the other's memory would show
-        piece = slice(start, start + 4)
-        first_mel.append(first.push(first_token[0, piece], final=start + 4 >= 29))
-        second_mel.append(second.push(second_token[0, piece], final=start + 4 >= 29))
-    for pieces, token in ((first_mel, first_token), (second_mel, second_token)):
-        whole = flow.sample(token, *prompt, streaming=True)
-        torch.testing.assert_close(torch.cat(pieces, dim=2), whole, rtol=0, atol=1e-5)
-    # and the stream they came from still stands at the prompt's end
-    whole = flow.sample(first_token, *prompt, streaming=True)
-    torch.testing.assert_close(voice.push(first_token[0], final=True), whole, rtol=0, atol=1e-5)
-
-
-def test_a_fork_in_the_middle_goes_on_from_there(flow: Flow) -> None:
-    prompt, token = _prompt(6), _tokens(40)
-    stream = FlowStream(flow, *prompt)
-    beginning = stream.push(token[0, :23], final=False)
-    branch = stream.fork()
-    other = torch.cat((token[:, :23], _tokens(9, seed=30)), dim=1)
-    for end, rest in ((branch.push(other[0, 23:], final=True), other), (stream.push(token[0, 23:], final=True), token)):
-        whole = flow.sample(rest, *prompt, streaming=True)
-        torch.testing.assert_close(torch.cat((beginning, end), dim=2), whole, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("factor", [0.0, 2.0])
-def test_melody_range_scales_melody_of_what_is_spoken_and_not_of_the_prompt(flow: Flow, factor: float) -> None:
-    melodic = _random_flow(dataclasses.replace(CONFIG, melody_bin=0))
-    token, prompt = _tokens(31), _prompt(7)
-    stream = FlowStream(melodic, *prompt)
-    stream.melody_range = factor
-    changed = _in_pieces(stream.fork(), token, [4, 9, 11])
-
-    mu = melodic.mu
-
-    def scaled(tokens: Tensor, **settings: bool) -> Tensor:
-        out = mu(tokens, **settings).clone()
-        out[:, 0, 14:] *= factor
-        return out
-
-    melodic.mu = scaled  # type: ignore[method-assign]
-    torch.testing.assert_close(changed, melodic.sample(token, *prompt, streaming=True), rtol=0, atol=1e-5)
-    assert not torch.allclose(changed, flow.sample(token, *prompt, streaming=True), atol=1e-3)
-
-
-def test_melody_range_leaves_a_network_without_a_bin_for_melody_alone(flow: Flow) -> None:
-    stream = FlowStream(flow, *_prompt(3))
-    stream.melody_range = 2.0
-    expected = flow.sample(_tokens(12), *_prompt(3), streaming=True)
-    torch.testing.assert_close(_in_pieces(stream, _tokens(12), []), expected, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="melody_range must be at least 0"):
-        stream.melody_range = -1.0
-
-
-def test_the_prompt_is_worked_through_once_and_shared(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
-    voice = FlowStream(flow, *_prompt(53))
-    num_frames: list[int] = []
-    velocity = DiT.velocity
-
-    def counted(self: DiT, x: Tensor, *rest: object, **options: object) -> Tensor:
-        num_frames.append(x.shape[2])
-        return velocity(self, x, *rest, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(DiT, "velocity", counted)
-    stream = voice.fork()
-    assert num_frames == []
-    stream.push(_tokens(5)[0], final=False)
-    assert num_frames == [CONFIG.chunk_frames] * CONFIG.num_steps
-
-
-def test_cache_is_what_is_promised_per_frame_and_is_given_back_at_the_end(flow: Flow) -> None:
-    stream = FlowStream(flow, *_prompt(43))
-    num_frames = 40 * CONFIG.frames_per_token  # of 43 tokens the last three are context
-    expected = stream.bytes_per_frame * num_frames
-    assert expected == 2 * 24 * 4 * CONFIG.depth * CONFIG.num_steps * 2 * num_frames
-    assert expected <= stream.cache_bytes <= 1.5 * expected
-    stream.push(_tokens(3)[0], final=True)
-    assert stream.cache_bytes == 0
-
-
-def test_a_stream_may_end_without_more_tokens(flow: Flow) -> None:
-    token, prompt = _tokens(17), _prompt(4)
-    stream = FlowStream(flow, *prompt)
-    pieces = [stream.push(token[0], final=False), stream.push(token[0, :0], final=True)]
-    torch.testing.assert_close(torch.cat(pieces, dim=2), flow.sample(token, *prompt, streaming=True), rtol=0, atol=1e-5)
-
-
-def test_a_stream_that_has_ended_refuses_more(flow: Flow) -> None:
-    stream = FlowStream(flow, None, None, SPEAKER)
-    assert stream.push(_tokens(0)[0], final=True).shape == (1, CONFIG.mel_bins, 0)
-    with pytest.raises(ValueError, match="fork a fresh one"):
-        stream.push(_tokens(4)[0], final=False)
-
-
-def test_the_reference_switch_makes_only_the_last_piece_with_the_full_mask(flow: Flow) -> None:
-    prompt, token = _prompt(6), _tokens(40)
-    stream = FlowStream(flow, *prompt, reference_last_chunk_full_mask=True)
-    beginning = stream.push(token[0, :30], final=False)
-    end = stream.push(token[0, 30:], final=True)
-    num_first = beginning.shape[2]
-    masked, full = flow.sample(token, *prompt, streaming=True), flow.sample(token, *prompt)
-    torch.testing.assert_close(beginning, masked[:, :, :num_first], rtol=0, atol=1e-5)
-    torch.testing.assert_close(end, full[:, :, num_first:], rtol=0, atol=1e-5)
 
 
 # sampling
@@ -277,15 +61,15 @@ def test_without_guidance_the_unconditional_half_is_never_computed(flow: Flow, m
         return velocity(self, x, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(DiT, "velocity", counted)
-    free = flow.sample(_tokens(9), *_prompt(3), guidance=0.0)
-    guided = flow.sample(_tokens(9), *_prompt(3), guidance=1e-6)
+    free = flow.sample(random_tokens(9), *random_prompt(3), guidance=0.0)
+    guided = flow.sample(random_tokens(9), *random_prompt(3), guidance=1e-6)
     assert rows == [1] * CONFIG.num_steps + [2] * CONFIG.num_steps
     torch.testing.assert_close(free, guided, rtol=0, atol=1e-3)
 
 
 def test_guidance_pushes_away_from_the_unconditional_velocity(flow: Flow) -> None:
     """One Euler step is a sum that can be written down."""
-    token = _tokens(9)
+    token = random_tokens(9)
     mu, speaker = flow.mu(token), flow.speaker(SPEAKER)
     noise, zero_time, nothing = fixed_noise(CONFIG.mel_bins)[:, :, :18], torch.zeros(1), torch.zeros_like(mu)
     guided = flow.estimator(noise, mu, zero_time, speaker, nothing)
@@ -295,8 +79,8 @@ def test_guidance_pushes_away_from_the_unconditional_velocity(flow: Flow) -> Non
 
 
 def test_temperature_scales_the_starting_noise(flow: Flow) -> None:
-    still = flow.sample(_tokens(9), None, None, SPEAKER, temperature=0.0, num_steps=1, guidance=0.0)
-    mu, speaker = flow.mu(_tokens(9)), flow.speaker(SPEAKER)
+    still = flow.sample(random_tokens(9), None, None, SPEAKER, temperature=0.0, num_steps=1, guidance=0.0)
+    mu, speaker = flow.mu(random_tokens(9)), flow.speaker(SPEAKER)
     nothing = torch.zeros_like(mu)
     torch.testing.assert_close(still, flow.estimator(nothing, mu, torch.zeros(1), speaker, nothing), rtol=0, atol=1e-5)
 
@@ -311,19 +95,19 @@ def test_steps_begin_at_zero_end_at_one_and_grow() -> None:
 def test_sampling_leaves_the_global_random_state_alone(flow: Flow) -> None:
     fixed_noise.cache_clear()
     before = torch.random.get_rng_state()
-    flow.sample(_tokens(5), None, None, SPEAKER)
+    flow.sample(random_tokens(5), None, None, SPEAKER)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_last_tokens_are_context_only_until_the_end(flow: Flow) -> None:
-    token = _tokens(12)
-    torch.testing.assert_close(flow.mu(token, final=False), flow.mu(_tokens(12))[:, :, :18], rtol=0, atol=1e-6)
+    token = random_tokens(12)
+    torch.testing.assert_close(flow.mu(token, final=False), flow.mu(random_tokens(12))[:, :, :18], rtol=0, atol=1e-6)
     assert flow.mu(token[:, :3], final=False).shape == (1, CONFIG.mel_bins, 0)
-    assert flow.sample(token[:, :3], *_prompt(3), final=False).shape == (1, CONFIG.mel_bins, 0)
+    assert flow.sample(token[:, :3], *random_prompt(3), final=False).shape == (1, CONFIG.mel_bins, 0)
 
 
 def test_mu_of_a_piece_is_the_piece_of_mu(flow: Flow) -> None:
-    token = _tokens(20)
+    token = random_tokens(20)
     whole = flow.mu(token)
     for start, end in ((0, 5), (1, 4), (5, 17), (6, 19), (12, 20)):
         piece = flow.mu_stream(token, start, end, final=True)
@@ -515,7 +299,7 @@ def test_sampler_share_draws_the_times_of_the_samplers_steps_and_weaker_noise_at
 
 
 def test_sampler_share_of_a_single_step_is_its_beginning(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_step = _random_flow(dataclasses.replace(CONFIG, num_steps=1))
+    one_step = random_flow(dataclasses.replace(CONFIG, num_steps=1))
     times: list[Tensor] = []
     monkeypatch.setattr(DiT, "forward", lambda self, x, mu, t, *rest: times.append(t) or torch.zeros_like(x))
     one_step.loss(
@@ -525,7 +309,7 @@ def test_sampler_share_of_a_single_step_is_its_beginning(flow: Flow, monkeypatch
 
 
 def test_a_padded_batch_in_bfloat16_has_a_finite_gradient() -> None:
-    flow = _random_flow().train()
+    flow = random_flow().train()
     with torch.autocast("cpu", torch.bfloat16):
         result = flow.loss(_batch([14, 9], [28, 18]), streaming=True, prior_weight=1.0)
     torch.autograd.backward(result.loss)
@@ -539,7 +323,7 @@ def test_a_padded_batch_in_bfloat16_has_a_finite_gradient() -> None:
 
 def test_a_prompt_whose_mel_does_not_fit_its_tokens_is_refused(flow: Flow) -> None:
     with pytest.raises(ValueError, match=r"prompt_mel must have shape \(1, 12, 8\)"):
-        flow.sample(_tokens(5), _tokens(4), _mel(9), SPEAKER)
+        flow.sample(random_tokens(5), random_tokens(4), random_mel(9), SPEAKER)
 
 
 def test_a_special_id_is_refused(flow: Flow) -> None:
@@ -551,7 +335,7 @@ def test_a_special_id_is_refused(flow: Flow) -> None:
 
 
 def test_more_than_the_noise_covers_is_refused_before_any_work(flow: Flow) -> None:
-    token = _tokens(MAX_FRAMES // CONFIG.frames_per_token + 1)
+    token = random_tokens(MAX_FRAMES // CONFIG.frames_per_token + 1)
     with pytest.raises(InvalidParameter, match=r"15002 mel frames \(300.0 s\).*split the text"):
         flow.sample(token, None, None, SPEAKER)
     with pytest.raises(InvalidParameter, match="15002 mel frames"):
@@ -561,7 +345,7 @@ def test_more_than_the_noise_covers_is_refused_before_any_work(flow: Flow) -> No
 @pytest.mark.parametrize("settings", [{"num_steps": 0}, {"guidance": -0.1}, {"temperature": -1.0}])
 def test_impossible_settings_are_refused(flow: Flow, settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="num_steps must be at least 1"):
-        flow.sample(_tokens(5), None, None, SPEAKER, **settings)  # type: ignore[arg-type]
+        flow.sample(random_tokens(5), None, None, SPEAKER, **settings)  # type: ignore[arg-type]
 
 
 def test_blocks_that_cut_a_token_in_two_are_refused() -> None:

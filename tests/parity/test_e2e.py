@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosyforge.cosyvoice.flow import Flow, FlowStream
+from cosyforge.cosyvoice.flow import Flow
+from cosyforge.cosyvoice.flow_stream import FlowStream
 from cosyforge.cosyvoice.hift import HiFT
 
 from .conftest import LoadJson, LoadTensors

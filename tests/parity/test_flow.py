@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cosyforge.cosyvoice.config import FlowConfig
 from cosyforge.cosyvoice.dit import attention_mask
-from cosyforge.cosyvoice.flow import Flow, FlowBatch, FlowStream, fixed_noise, time_grid
+from cosyforge.cosyvoice.flow import Flow, FlowBatch, fixed_noise, time_grid
+from cosyforge.cosyvoice.flow_stream import FlowStream
 
 from .conftest import LoadJson, LoadTensors
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cosyforge.cosyvoice.flow import FlowStream
+from cosyforge.cosyvoice.flow_stream import FlowStream
 from cosyforge.cosyvoice.manifest import FrontendEntry
 from cosyforge.cosyvoice.model import CosyVoice
 from cosyforge.cosyvoice.weights import save_model

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cosyforge.cosyvoice.candidates import Candidates
-from cosyforge.cosyvoice.flow import FlowStream
+from cosyforge.cosyvoice.flow_stream import FlowStream
 from cosyforge.cosyvoice.hift import HiFTStream
 from cosyforge.cosyvoice.model import CosyVoice, Voice
 from cosyforge.synthesis.reading import NUM_ROWS
