@@ -317,7 +317,7 @@ def pretrain(
         Path | None, typer.Option(exists=True, help="Recordings to mix in: packages or LibriTTS (docs/pretraining.md).")
     ] = None,
     num_clips: Annotated[
-        int | None, typer.Option(min=100, help="Size of the corpus; 16,000 are fourteen hours of speech.")
+        int | None, typer.Option(min=100, help="Size of the corpus; 20,000 are seventeen hours of speech.")
     ] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Steps of one stage instead of its plan's.")] = None,
     num_processes: Annotated[int, typer.Option(min=1, help="Processes for corpus, features and networks.")] = 2,

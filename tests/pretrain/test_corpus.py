@@ -96,6 +96,23 @@ def test_a_plan_of_few_speakers_has_all_of_them_and_no_other(lexicon: Lexicon) -
         plan_corpus(16, lexicon, speakers={"slt-1.00"})
 
 
+def test_favoured_speakers_say_four_tenths_of_a_plan(lexicon: Lexicon) -> None:
+    favoured = {preset.speaker for preset in PRESETS.values()}
+    tasks = plan_corpus(3200, lexicon, favoured=favoured)
+    for language, num_favoured in (("en", 6), ("zh", 4)):
+        spoken = [
+            t.speaker.name
+            for t in tasks
+            if t.language == language and (language == "zh" or t.speaker.engine == "flite")
+        ]
+        counts = [spoken.count(name) for name in favoured if name in spoken]
+        assert len(counts) == num_favoured
+        # they also come up among all the others
+        assert 0.37 < sum(counts) / len(spoken) < 0.7
+        assert min(counts) > 0.4 * len(spoken) / num_favoured * 0.7
+        assert len(set(spoken)) > 30
+
+
 def test_test_sentences_and_voices_kept_as_strangers_are_never_heard(lexicon: Lexicon) -> None:
     tasks = plan_corpus(4000, lexicon)
     assert not {task.text for task in tasks} & {*EVERYDAY, *EVERYDAY_ZH}

@@ -64,6 +64,8 @@ _MANDARIN_LINES = ("phonemes cmn", "dictionary cmn", "words 1")
 _CALM_MANDARIN = 0.5
 _LOWEST_MANDARIN_HZ, _HALF_MANDARIN_RANGE = 112.0, 2**0.5
 
+_FAVOURED_SHARE = 0.4
+
 INSTRUCTIONS = ("slow", "fast", "lively", "calm")
 """What the base is told before a text, and what the engines do for it: tempo, and the range of the pitch."""
 
@@ -309,12 +311,19 @@ class Lexicon:
     pinyin: Callable[[str], list[str]]
 
 
-def plan_corpus(num_clips: int, lexicon: Lexicon, seed: int = 7, speakers: Collection[str] | None = None) -> list[Task]:
+def plan_corpus(
+    num_clips: int,
+    lexicon: Lexicon,
+    seed: int = 7,
+    speakers: Collection[str] | None = None,
+    favoured: Collection[str] = (),
+) -> list[Task]:
     """Who says what and how: of 16 clips 8 by flite, 3 English and 5 Mandarin ones by espeak-ng; one in eight is instructed.
 
-    The sampled voices' own size comes up most often: the best presets stand on it.
+    The sampled voices' own size comes up most often.
 
     speakers: the names of those that speak; all of them by default
+    favoured: of those that say a good part of the English of flite and of the Mandarin, one as much as another
     Raises: ValueError when none of them is of the diphone voice, or none speaks Mandarin
     """
     rng = random.Random(seed)
@@ -328,21 +337,27 @@ def plan_corpus(num_clips: int, lexicon: Lexicon, seed: int = 7, speakers: Colle
     mandarin = [s for s in variants if s.voice not in _NO_MANDARIN]
     if not diphone or not mandarin:
         raise ValueError("a corpus needs a speaker of flite's diphone voice and one of espeak-ng that speaks Mandarin")
-    weights = [(4 if s.factor == 1.0 else 1) * (0.6 if s.voice == "kal16" else 1.0) for s in flite]
+    weights = {s.name: (4 if s.factor == 1.0 else 1) * (0.6 if s.voice == "kal16" else 1.0) for s in flite}
+
+    def one_of(group: list[VirtualSpeaker]) -> VirtualSpeaker:
+        best = [speaker for speaker in group if speaker.name in favoured]
+        if best and rng.random() < _FAVOURED_SHARE:
+            return rng.choice(best)
+        return rng.choices(group, [weights.get(speaker.name, 1.0) for speaker in group])[0]
+
     tasks = []
     for index, text in enumerate(english):
         by_espeak = index % 11 >= 8
         manner = _draw_manner(rng)
         # a sampled voice has one melody: only the diphone voice can be lively or calm
-        english_voices = (diphone, None) if manner[1] != 1.0 else (flite, weights)
-        speaker = rng.choice(variants) if by_espeak else rng.choices(*english_voices)[0]
+        speaker = rng.choice(variants) if by_espeak else one_of(diphone if manner[1] != 1.0 else flite)
         tasks.append(Task(speaker, text, text, manner[0], manner[1], instruction=manner[2]))
     for text in mandarin_sentences(num_mandarin, lexicon.phrases, seed):
         manner = _draw_manner(rng)
         spoken = spoken_pinyin(text, lexicon.pinyin)
         # a calm voice still tells its tones apart
         pitch_range = max(manner[1], _CALM_MANDARIN)
-        tasks.append(Task(rng.choice(mandarin), text, spoken, manner[0], pitch_range, "zh", manner[2]))
+        tasks.append(Task(one_of(mandarin), text, spoken, manner[0], pitch_range, "zh", manner[2]))
     rng.shuffle(tasks)
     return tasks
 

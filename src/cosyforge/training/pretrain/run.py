@@ -77,7 +77,7 @@ QUICK_PLANS = {
     "lm": replace(PLANS["lm"], num_steps=950, warmup_steps=80, ema_decay=0.99),
 }
 """A quarter of an hour on two cores: enough to see that every part learns, too little to be understood well."""
-NUM_CLIPS, QUICK_NUM_CLIPS = 16_000, 2_400
+NUM_CLIPS, QUICK_NUM_CLIPS = 20_000, 2_400
 
 _CHAINS = (
     (("speaker", "vocoder"), ()),
@@ -92,7 +92,7 @@ _CHAINS = (
 class Workshop:
     """The work folder of a run.
 
-    num_clips: size of the corpus (16,000 clips are about fourteen hours of speech), None for the recipe's
+    num_clips: size of the corpus (20,000 clips are about seventeen hours of speech), None for the recipe's
     quick: the short recipe; extra_corpus: a folder or zip of recordings that are mixed in
     """
 
@@ -264,9 +264,10 @@ def _make_corpus(workshop: Workshop) -> None:
         phrases=sorted(phrases_dict),
         pinyin=pinyin_syllables,
     )
+    presets = {preset.speaker for preset in PRESETS.values()}
     # few voices are learnt in a quarter of an hour, some two hundred and forty are not
-    speakers = {preset.speaker for preset in PRESETS.values()} if workshop.quick else None
-    tasks = plan_corpus(workshop.corpus_size, lexicon, seed=7, speakers=speakers)
+    speakers = presets if workshop.quick else None
+    tasks = plan_corpus(workshop.corpus_size, lexicon, seed=7, speakers=speakers, favoured=presets)
     generate_corpus(
         workshop.directory / "corpus",
         tasks,
