@@ -19,7 +19,9 @@ from cosyforge.cosyvoice.sampling import ras_sample_rows
 from cosyforge.cosyvoice.transformer import Branches, Cache
 
 REACH_BACK, REACH_AHEAD = 4, 5
-"""Text tokens that a row which is held to its place may see behind and ahead of it: less than a word is skipped or said again."""
+"""Text tokens that the alignment head of a row which is held to its place may see behind and ahead of it: less than a word is
+skipped or said again. Always held, 40 sentences of some 20 words are understood as well as otherwise (words wrong .34 and .35);
+with all heads held it is .60."""
 
 
 class Candidates:
@@ -77,13 +79,15 @@ class Candidates:
     def begin(self, seeds: Sequence[int], place: int | None = None) -> None:
         """Start an attempt from the last choice: one seed for each row, what was drawn since is forgotten.
 
-        place: the text token that was spoken last. Every row is then held to its place: it sees no more of the text than
-        is near what it looked at, and can neither jump nor lose its way. None: it sees all
+        place: the text token that was spoken last. Every row is then held to its place: the alignment head sees no more of
+        the text than is near what it looked at last, and can neither jump nor lose its way. None: it sees all
         """
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._held_to = None
-        if place is not None and isinstance(self._cache, Branches):
-            self._hold(self._cache, place)
+        if isinstance(self._cache, Branches):
+            self._cache.narrow(self._text_positions, None)
+            if place is not None:
+                self._hold(self._cache, place)
         log_probs, attention = self._first
         self._next = log_probs.expand(self.num_rows, -1), attention.expand(self.num_rows, -1)
         self._cache.rewind(self._start_length)
@@ -148,12 +152,12 @@ class Candidates:
         self._show_near(self._held_to)
 
     def _show_near(self, places: Tensor) -> None:
-        """Hide from each row the text that is not within reach of its place. Shapes: places (B,)"""
+        """Hide from each row's alignment head the text that is not within reach of its place. Shapes: places (B,)"""
         assert isinstance(self._cache, Branches)
         distance = torch.arange(self.num_text) - places[:, None]
         is_far = (distance < -REACH_BACK) | (distance > REACH_AHEAD)
         mask = torch.zeros(is_far.shape, device=self._lm.device).masked_fill(is_far.to(self._lm.device), float("-inf"))
-        self._cache.mask_past(self._text_positions, mask)
+        self._cache.narrow(self._text_positions, mask)
 
     def _history(self, row: int) -> list[int]:
         recent = self._sampling.window

@@ -119,8 +119,8 @@ class Branches:
         self._store = store
         self._group = store.group
         self._num_past = store.length
-        self._past_mask = self._unmasked()
         self._hidden = self._masks(0)
+        self._narrowed: tuple[slice, Tensor] | None = None
 
     @property
     def length(self) -> int:
@@ -148,26 +148,22 @@ class Branches:
         """Let every row go on from that row's first so many positions."""
         self._store.gather(self._num_past + row, self.batch_size, self._num_past, length)
         self._num_past = length
-        self.unmask_past()
+        self._hidden = self._masks(0)
 
     def forget_last(self) -> None:
         """Take back the last position of the past, and all that the rows have of their own."""
         self._num_past -= 1
         self._store.rewind(self._num_past)
-        self.unmask_past()
-
-    def mask_past(self, positions: slice, mask: Tensor) -> None:
-        """Add to the scores of these past positions from now on; -inf hides one from a row.
-
-        Shapes: mask (B, positions)
-        """
-        self._past_mask[:, positions] = mask
-        self._hidden[:, positions] = mask.repeat_interleave(self._group, dim=0)
-
-    def unmask_past(self) -> None:
-        """Let every row see the whole past again."""
-        self._past_mask = self._unmasked()
         self._hidden = self._masks(0)
+
+    def narrow(self, positions: slice, mask: Tensor | None) -> None:
+        """From now on add this to what the head that is asked for scores these past positions; -inf hides one from a row.
+
+        All other heads see as before: a network that learnt with the whole past speaks badly without it.
+
+        Shapes: mask (B, positions), None to take it back
+        """
+        self._narrowed = None if mask is None else (positions, mask)
 
     def attend(
         self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, head: int | None
@@ -181,21 +177,24 @@ class Branches:
         query = query.view(num_rows, num_kv_heads, -1, head_dim).transpose(0, 1).flatten(1, 2)  # (K, B G, H)
         # written out: for so few queries this is as fast as the fused kernel, and shows what it looks at
         score = torch.baddbmm(self._hidden[:, :num_all], query, key.mT, alpha=head_dim**-0.5)  # (K, B G, C)
+        if head is not None and self._narrowed is not None:
+            positions, mask = self._narrowed
+            by_head = score.view(num_kv_heads, num_rows, self._group, num_all)
+            by_head[head // self._group, :, head % self._group, positions] += mask
         share = score.softmax(dim=-1, dtype=torch.float32)
         out = (share.to(value.dtype) @ value).view(num_kv_heads, num_rows, -1, head_dim).transpose(0, 1)
         seen = None
         if head is not None:
-            group = num_heads // num_kv_heads
-            seen = share.view(num_kv_heads, num_rows, group, num_all)[head // group, :, head % group, None]
+            seen = share.view(num_kv_heads, num_rows, self._group, num_all)[
+                head // self._group, :, head % self._group, None
+            ]
         return out.reshape(num_rows, num_heads, 1, head_dim), seen
 
     def _masks(self, num_own: int) -> Tensor:
         """What is added to the scores, -inf where a row does not see. Shapes: -> (B G, past + num_own B)"""
         own = self._store.scores(self.batch_size, self.batch_size).fill_(float("-inf")).fill_diagonal_(0.0)
-        return torch.cat((self._past_mask, own.repeat(1, num_own)), dim=1).repeat_interleave(self._group, dim=0)
-
-    def _unmasked(self) -> Tensor:
-        return self._store.scores(self.batch_size, self._num_past)
+        past = self._store.scores(self.batch_size, self._num_past)
+        return torch.cat((past, own.repeat(1, num_own)), dim=1).repeat_interleave(self._group, dim=0)
 
 
 Cache = KVCache | Branches
