@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pytest
 import torch
 
 from cosyforge.cosyvoice.config import NANO
 from cosyforge.cosyvoice.hift import HiFT
-from cosyforge.cosyvoice.speech_tokenizer import SpeechTokenizer
 from cosyforge.dataset.synthetic import Clip
-from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.flow_stage import _MELODY_SCALE, _VOICING_SCALE, melody_distance
 from cosyforge.training.pretrain.melody import MELODY_SPREAD, relative_log_f0
-from cosyforge.training.pretrain.speech_tokenizer_stage import SpeechTokenizerLoss, TokenReader, tone_labels
+from cosyforge.training.pretrain.speech_tokenizer_stage import tone_labels
 from cosyforge.training.pretrain.vocoder_stage import spectral_distance
 
 
@@ -40,25 +35,6 @@ def test_a_vocoder_that_starts_far_too_loud_is_told_to_be_softer() -> None:
 
     assert made.detach().abs().max() <= NANO.hift.audio_limit
     assert float(spectral_distance(made.detach(), wanted)) < 0.75 * before
-
-
-@pytest.mark.parametrize("warps", [True, False])
-def test_the_tokenizer_hears_other_people_only_where_strangers_matter(warps: bool) -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    assert NANO.speech_tokenizer is not None
-    network = SpeechTokenizer(replace(NANO.speech_tokenizer, hidden_size=24, num_layers=1))
-    clip = PreparedClip(
-        Clip("Hello.", "awb-1.00", 0, 16000, ()), torch.zeros(50, 80).half(), torch.randn(100, 128).half(), torch.zeros(98, 80),
-        torch.full((50,), 120.0), torch.full((50,), -1),
-    )  # fmt: skip
-    loss = SpeechTokenizerLoss(network, TokenReader(network.config.fsq_dim, 1), [clip], warps=warps)
-    heard: list[torch.Tensor] = []
-    loss.score = lambda clips, mels: heard.extend(mels) or (torch.zeros(()), {})  # type: ignore[assignment,func-returns-value]
-
-    loss(0, torch.Generator().manual_seed(1))
-
-    assert torch.equal(heard[0], clip.whisper.float()) is not warps
 
 
 def test_melody_is_asked_for_whatever_the_height_and_the_range_of_the_voice() -> None:

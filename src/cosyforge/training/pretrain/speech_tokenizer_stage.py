@@ -87,19 +87,13 @@ def warp_whisper(mel: Tensor, generator: torch.Generator) -> Tensor:
 class SpeechTokenizerLoss:
     """Draws a batch of clips and scores what the codes tell; a clip without phone times is judged by melody and mel alone.
 
-    warps: each clip is another person's (`warp_whisper`), which strangers need and which takes its time
+    Each clip is heard as another person's (`warp_whisper`). Without that the codes of a few voices hold who speaks, and an LM
+    foretells them worse.
     """
 
     def __init__(
-        self,
-        tokenizer: SpeechTokenizer,
-        reader: TokenReader,
-        clips: list[PreparedClip],
-        frames_per_batch: int = 1300,
-        *,
-        warps: bool = True,
+        self, tokenizer: SpeechTokenizer, reader: TokenReader, clips: list[PreparedClip], frames_per_batch: int = 1300
     ) -> None:
-        self.warps = warps
         self.tokenizer, self.reader = tokenizer, reader
         self.clips = clips
         self.speaker_index = {name: index for index, name in enumerate(sorted({c.clip.speaker for c in clips}))}
@@ -107,10 +101,7 @@ class SpeechTokenizerLoss:
 
     def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         clips = [self.clips[i] for i in self.sampler.draw(generator)]
-        mels = [clip.whisper.float() for clip in clips]
-        if self.warps:
-            mels = [warp_whisper(mel, generator) for mel in mels]
-        return self.score(clips, mels)
+        return self.score(clips, [warp_whisper(clip.whisper.float(), generator) for clip in clips])
 
     def score(self, clips: list[PreparedClip], mels: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Loss and figures for clips whose (warped) whisper mels are given, each (T, 128)."""
