@@ -66,7 +66,7 @@ PLANS = {
     "vocoder": StepPlan(
         12000, 1e-3, betas=(0.8, 0.99), warmup_steps=200, ema_decay=0.995, clip_norm=5.0, save_every=100
     ),
-    "flow": StepPlan(12000, 2e-3, ema_decay=0.998, save_every=250),
+    "flow": StepPlan(18000, 2e-3, ema_decay=0.998, save_every=250),
     "lm": StepPlan(12000, 2e-3, ema_decay=0.998, save_every=250),
 }
 QUICK_PLANS = {
