@@ -16,6 +16,7 @@ import pytest
 
 MAX_MINUTES = 15.0
 NUM_SENTENCES = 10
+MAX_VOCODER_ERROR, MAX_COPY_ERROR = 0.35, 0.85
 MAX_WORD_ERROR = 0.9
 """Of the best voice. A tenth of the words is far above chance for the recogniser, and far below what the whole recipe reaches."""
 MAX_FAULTS = 3
@@ -66,6 +67,32 @@ def test_the_quick_recipe_leaves_a_report_of_every_stage(quick_run: QuickRun) ->
         assert stage["curve"][-1]["loss"] < stage["curve"][0]["loss"], stage["name"]
     assert {group["language"] for group in report["corpus"]["groups"]} == {"en", "zh"}
     assert (quick_run.work / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("stage", "most"), [("vocoder", MAX_VOCODER_ERROR), ("copy", MAX_COPY_ERROR)])
+def test_recordings_stay_words_through_the_quick_networks(quick_run: QuickRun, stage: str, most: float) -> None:
+    """Of the better of two preset voices: its recordings through the vocoder, and through codes, flow and vocoder."""
+    from cosyforge.cosyvoice.weights import load_model
+    from cosyforge.dataset.synthetic import flite_speakers, speak
+    from cosyforge.evaluation.scorecard import Recording
+    from cosyforge.evaluation.sentences import EVERYDAY
+    from cosyforge.evaluation.stages import Copier
+    from cosyforge.evaluation.transcriber import PocketsphinxTranscriber
+    from cosyforge.evaluation.wer import WordErrors, word_errors
+    from cosyforge.training.pretrain.assemble import PRESETS
+
+    model, ears = load_model(quick_run.model), PocketsphinxTranscriber()
+    by_name = {speaker.name: speaker for speaker in flite_speakers()}
+    rates = {}
+    for voice in ("duncan", "lena"):
+        speaker = by_name[PRESETS[voice].speaker]
+        recordings = [Recording(speak(speaker, text).samples, 16_000, text) for text in EVERYDAY[:NUM_SENTENCES]]
+        copier, errors = Copier(model, recordings), WordErrors()
+        for index, recording in enumerate(recordings):
+            copy = next(copier.copies(index, (stage,)))
+            errors += word_errors(recording.text, ears.transcribe(copy.samples, copy.sample_rate_hz))
+        rates[voice] = errors.errors / errors.num_words
+    assert min(rates.values()) < most, rates
 
 
 def test_the_quick_model_is_understood_a_little(quick_run: QuickRun) -> None:
