@@ -87,15 +87,18 @@ def test_what_is_no_object_is_refused(values: object) -> None:
 def test_a_stage_gets_its_own_fields_and_a_recipe_by_size() -> None:
     hyper = HyperParameters.parse({name: index for index, name in enumerate(NAMES, start=1)})
 
-    lm, flow = hyper.lm_stage(3_000_000), hyper.flow_stage(3_000_000)
+    lm, flow = hyper.lm_stage(3_000_000, 8.0), hyper.flow_stage(3_000_000, 8.0)
 
     assert (lm.max_epoch, lm.step, lm.num, lm.batch_size) == (1, 2, 3, 4)
     assert (flow.max_epoch, flow.step, flow.num, flow.batch_size) == (5, 6, 7, 8)
-    large_lm, large_flow = hyper.lm_stage(SMALL_NETWORK_PARAMETERS), hyper.flow_stage(SMALL_NETWORK_PARAMETERS)
+    large_lm, large_flow = (
+        hyper.lm_stage(SMALL_NETWORK_PARAMETERS, 8.0),
+        hyper.flow_stage(SMALL_NETWORK_PARAMETERS, 8.0),
+    )
     # all weights of a small LM move, of a large one only low-rank factors, which take more
     assert lm.learning_rate < large_lm.learning_rate
-    # that of the flow takes smaller steps only because of its five epochs
-    assert flow.learning_rate == pytest.approx(large_flow.learning_rate * 3 / 5)
+    # that of the flow takes smaller steps only because of its forty minutes
+    assert flow.learning_rate == pytest.approx(large_flow.learning_rate * 23 / 40)
     assert lm.max_warmup_steps < large_lm.max_warmup_steps
     assert flow.max_warmup_steps < large_flow.max_warmup_steps
 
@@ -119,10 +122,13 @@ def test_what_the_platform_imports_of_training_and_datasets_needs_no_torch() -> 
     assert output.strip() == "False"
 
 
-def test_a_small_network_moves_no_further_in_many_epochs_than_in_a_few() -> None:
-    few, many = (HyperParameters.parse({**DOCUMENT_EXAMPLE, "lm_max_epoch": n, "fm_max_epoch": n}) for n in (3, 30))
+def test_a_small_network_moves_no_further_with_much_speech_than_with_some() -> None:
+    few, many = (HyperParameters.parse({**DOCUMENT_EXAMPLE, "lm_max_epoch": n, "fm_max_epoch": n}) for n in (4, 40))
 
     for stage in (HyperParameters.lm_stage, HyperParameters.flow_stage):
-        assert stage(many, 3_000_000).learning_rate == pytest.approx(stage(few, 3_000_000).learning_rate * 3 / 30)
+        unhindered = stage(few, 3_000_000, 5.0).learning_rate
+        assert stage(many, 3_000_000, 0.5).learning_rate == unhindered
+        assert stage(many, 3_000_000, 5.0).learning_rate == pytest.approx(unhindered * 23 / 200)
+        assert stage(few, 3_000_000, 50.0).learning_rate == pytest.approx(unhindered * 23 / 200)
         # a large network is not ours to hold back
-        assert stage(many, 3_000_000_000).learning_rate == stage(few, 3_000_000_000).learning_rate
+        assert stage(many, 3_000_000_000, 5.0).learning_rate == stage(few, 3_000_000_000, 5.0).learning_rate

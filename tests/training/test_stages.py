@@ -87,7 +87,7 @@ def test_epochs_differ_and_repeat() -> None:
 def test_the_lm_overfits_a_few_clips() -> None:
     samples, task = lm_samples(4), lm_task(1000)
     hyper = HyperParameters(60, 1, 1, 1000, 1, 1, 1, 1)
-    config = hyper.lm_stage(1)
+    config = hyper.lm_stage(1, 8.0)
     losses: list[float] = []
 
     train(
@@ -104,7 +104,7 @@ def test_the_lm_overfits_a_few_clips() -> None:
 
 def test_the_flow_overfits_a_few_clips() -> None:
     samples, task = flow_samples(4), flow_task(1000)
-    config = HyperParameters(1, 1, 1, 1, 80, 1, 1, 1000).flow_stage(1)
+    config = HyperParameters(1, 1, 1, 1, 80, 1, 1, 1000).flow_stage(1, 8.0)
     before = task.validation(samples)["loss"]
 
     train(

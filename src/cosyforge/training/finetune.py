@@ -55,6 +55,7 @@ MAX_VALIDATION_CLIPS = 40
 """More would cost time every epoch and tell nothing new."""
 
 _MAX_LOGGED_WARNINGS = 100
+_FRAMES_PER_MIN = 60 * 50
 _DATA_END, _FEATURES_END, _TRAINING_END = 0.03, 0.15, 0.98
 """Where the parts of a run end on its progress from 0 to 1; LM and flow share the middle by their work."""
 
@@ -278,6 +279,11 @@ class _Corpus:
     def trained_on(self) -> list[int]:
         return [index for index in range(len(self.clips)) if index not in self.held_out]
 
+    @property
+    def speech_min(self) -> float:
+        """Minutes that are trained on."""
+        return sum(self.features[index].mel.shape[1] for index in self.trained_on) / _FRAMES_PER_MIN
+
 
 def _prepare(
     own_clips: Sequence[Clip],
@@ -423,7 +429,7 @@ class _Stage:
 
 def _lm_stage(model: CosyVoice, corpus: _Corpus, hyper: HyperParameters, seed: int) -> _Stage:
     num_parameters = sum(parameter.numel() for parameter in model.lm.parameters())
-    config = hyper.lm_stage(num_parameters)
+    config = hyper.lm_stage(num_parameters, corpus.speech_min)
     trainables = make_trainable(model.lm, seed=derived_seed(seed, "lm factors"))
     instruct = torch.tensor(model.text_tokenizer.encode(model.frontend.prefix), dtype=torch.int64)
     task = LMTask(model.lm, instruct, config.batch_size, derived_seed(seed, "lm"))
@@ -446,7 +452,7 @@ def _lm_stage(model: CosyVoice, corpus: _Corpus, hyper: HyperParameters, seed: i
 
 def _flow_stage(model: CosyVoice, corpus: _Corpus, hyper: HyperParameters, seed: int) -> _Stage:
     num_parameters = sum(parameter.numel() for parameter in model.flow.parameters())
-    config = hyper.flow_stage(num_parameters)
+    config = hyper.flow_stage(num_parameters, corpus.speech_min)
     trainables = make_trainable(model.flow, seed=derived_seed(seed, "flow factors"))
     # a base model says in its manifest what its flow was trained with besides the official loss
     options = model.manifest.training.get("flow_loss", {})

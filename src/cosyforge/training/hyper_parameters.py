@@ -19,9 +19,10 @@ MAX_VALUE = 2**31 - 1
 SMALL_NETWORK_PARAMETERS = 50_000_000
 """At and above this size a network gets the recipe for large networks: low-rank updates mostly, and a longer warmup."""
 
-_SMALL_NETWORK_EPOCHS = 3
-"""With more epochs than these a small network takes smaller steps: what it learns of a voice it learns in these, and whatever it
-moves beyond that costs words. flite's rms as a larger man, 30+30 epochs: words wrong .26 with 5 here, .24 with 3; likeness .92, .90."""
+_SMALL_NETWORK_SPEECH_MIN = 23.0
+"""Of more speech than this, counted in every epoch, a small network learns in smaller steps: what it learns of a voice it learns in
+these, and whatever it moves beyond that costs words. flite's rms as a larger man, 8 minutes, 30+30 epochs: words wrong .26 with 38 here,
+.24 with 23; likeness .92, .90. It is the first three epochs of 8 minutes, or five of 4.5: with three of those the voice is not there."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class HyperParameters:
     def to_json(self) -> dict[str, int]:
         return asdict(self)
 
-    def lm_stage(self, num_parameters: int) -> StageConfig:
-        """The LM's training, by the size of the network."""
+    def lm_stage(self, num_parameters: int, speech_min: float) -> StageConfig:
+        """The LM's training, by the size of the network and the minutes of speech in one epoch."""
         large = num_parameters >= SMALL_NETWORK_PARAMETERS
         return StageConfig(
             max_epoch=self.lm_max_epoch,
@@ -100,15 +101,15 @@ class HyperParameters:
             # low-rank updates of a large LM take 1e-4, ten times the 1e-5 that is usual when all of its weights train.
             # A small one trains whole and unlearns to read: of a stranger whose codes are unclear (flite's rms as a larger man) 4+4
             # epochs at 3e-5 lose .30 of the words, at 5e-6 .19; with the tuned flow alone it is .24. The voice comes from the flow
-            learning_rate=1e-4 if large else _small_network_rate(5e-6, self.lm_max_epoch),
+            learning_rate=1e-4 if large else _small_network_rate(5e-6, self.lm_max_epoch * speech_min),
             final_learning_rate_factor=0.2,
             max_warmup_steps=100 if large else 30,
             weight_decay=0.01,
             max_gradient_norm=1.0,
         )
 
-    def flow_stage(self, num_parameters: int) -> StageConfig:
-        """The flow's training, by the size of the network."""
+    def flow_stage(self, num_parameters: int, speech_min: float) -> StageConfig:
+        """The flow's training, by the size of the network and the minutes of speech in one epoch."""
         large = num_parameters >= SMALL_NETWORK_PARAMETERS
         return StageConfig(
             max_epoch=self.fm_max_epoch,
@@ -118,7 +119,7 @@ class HyperParameters:
             # the built-in base on 8 minutes of flite's rms, 4+4 epochs, (LM, flow): words wrong .33 after (4e-4, 1e-3), .28 after
             # (1e-4, 2e-4), .14 after (3e-5, 1e-4); likeness .954, .948, .938, from .691. The voice needs few steps, and the
             # codes of a stranger are unclear: whatever learns them well learns to mumble
-            learning_rate=1e-4 if large else _small_network_rate(1e-4, self.fm_max_epoch),
+            learning_rate=1e-4 if large else _small_network_rate(1e-4, self.fm_max_epoch * speech_min),
             final_learning_rate_factor=0.2,
             max_warmup_steps=100 if large else 30,
             weight_decay=0.01,
@@ -126,8 +127,8 @@ class HyperParameters:
         )
 
 
-def _small_network_rate(rate: float, max_epoch: int) -> float:
-    return rate * min(1.0, _SMALL_NETWORK_EPOCHS / max_epoch)
+def _small_network_rate(rate: float, speech_min: float) -> float:
+    return rate * min(1.0, _SMALL_NETWORK_SPEECH_MIN / speech_min)
 
 
 def _problem(name: str, values: Mapping[object, object]) -> str | None:
