@@ -16,16 +16,6 @@ from cosyforge.cosyvoice.flow_stream import FlowStream
 from cosyforge.errors import InvalidParameter
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def flow() -> Flow:
-    return random_flow()
-
-
 def test_the_official_config_has_the_released_networks_size() -> None:
     with torch.device("meta"):
         flow = Flow(OFFICIAL.flow)

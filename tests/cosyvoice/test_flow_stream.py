@@ -17,16 +17,6 @@ from cosyforge.cosyvoice.flow_stream import FlowStream
 BLOCK_TOKENS = CONFIG.chunk_frames // CONFIG.frames_per_token
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def flow() -> Flow:
-    return random_flow()
-
-
 def _in_pieces(stream: FlowStream, token: Tensor, sizes: list[int]) -> Tensor:
     pieces = list(torch.split(token[0], [*sizes, token.shape[1] - sum(sizes)]))
     return torch.cat([stream.push(piece, final=index == len(sizes)) for index, piece in enumerate(pieces)], dim=2)

@@ -34,11 +34,6 @@ EXACT = 1e-5
 """What reordered float32 sums may differ by where the numbers are around one."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def build(config: HiFTConfig, *, pitch_hz: float = 120.0) -> HiFT:
     """Random weights whose pitch moves around pitch_hz with unvoiced frames in between, and whose output is audible."""
     torch.manual_seed(7)

@@ -38,11 +38,6 @@ GREEDY = SamplingConfig(top_k=1)
 END_OF_PROMPT = 49
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def lm() -> SpeechLM:
     """Weights large enough that attention is not flat and every position matters."""

@@ -1,4 +1,4 @@
-"""The quick recipe from nothing to a model whose parts have learnt something; a quarter of an hour, so it runs only when asked for."""
+"""The quick recipe from nothing to a model that is understood a little; a quarter of an hour, so it runs only when asked for."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 
 MAX_MINUTES = 15.0
 NUM_SENTENCES = 10
-MAX_VOCODER_ERROR, MAX_COPY_ERROR = 0.35, 0.9
-"""Words wrong. In a quarter of an hour the vocoder learns its part (.23), the codes hold some words (.86), and of what the LM then says
-the recogniser understands next to nothing (.96 to .99), so no more is asked of it than to come to an end."""
+MAX_VOCODER_ERROR, MAX_COPY_ERROR = 0.35, 0.85
+MAX_WORD_ERROR = 0.9
+"""Of the best voice. A tenth of the words is far above chance for the recogniser, and far below what the whole recipe reaches."""
 MAX_FAULTS = 3
 """Sentences that are silent, run away or are cut off, of the ten of the best voice."""
 TRAINED_STAGES = {"speech_tokenizer", "speaker", "vocoder", "flow", "lm"}
@@ -95,7 +95,7 @@ def test_recordings_stay_words_through_the_quick_networks(quick_run: QuickRun, s
     assert min(rates.values()) < most, rates
 
 
-def test_the_quick_model_speaks_and_comes_to_an_end(quick_run: QuickRun) -> None:
+def test_the_quick_model_is_understood_a_little(quick_run: QuickRun) -> None:
     from cosyforge.cosyvoice.manifest import read_manifest
     from cosyforge.evaluation.scorecard import evaluate_model
     from cosyforge.evaluation.sentences import EVERYDAY
@@ -104,8 +104,11 @@ def test_the_quick_model_speaks_and_comes_to_an_end(quick_run: QuickRun) -> None
 
     engine, ears = Engine(quick_run.model), PocketsphinxTranscriber()
     voices = [name for name, voice in read_manifest(quick_run.model).voices.items() if voice.language == "en"][:3]
-    num_faults = {
-        voice: evaluate_model(engine, EVERYDAY[:NUM_SENTENCES], [], ears, None, voice=voice).spoken.num_faults
-        for voice in voices
+    cards = {
+        voice: evaluate_model(engine, EVERYDAY[:NUM_SENTENCES], [], ears, None, voice=voice).spoken for voice in voices
     }
-    assert min(num_faults.values()) <= MAX_FAULTS, num_faults
+    best = min(cards.values(), key=lambda figures: figures.word_error_rate or 0.0)
+    figures = {voice: (card.word_error_rate, card.num_faults) for voice, card in cards.items()}
+    assert best.word_error_rate is not None
+    assert best.word_error_rate < MAX_WORD_ERROR, figures
+    assert best.num_faults <= MAX_FAULTS, figures

@@ -149,7 +149,6 @@ class Candidates:
             cache.forget_last()
             self._show_near(self._held_to)
             self._first = self._step(self._speech([[self.chosen[-1]]] * self.num_rows), cache)
-        self._show_near(self._held_to)
 
     def _show_near(self, places: Tensor) -> None:
         """Hide from each row's alignment head the text that is not within reach of its place. Shapes: places (B,)"""

@@ -55,7 +55,6 @@ MAX_VALIDATION_CLIPS = 40
 """More would cost time every epoch and tell nothing new."""
 
 _MAX_LOGGED_WARNINGS = 100
-_FRAMES_PER_MIN = 60 * 50
 _DATA_END, _FEATURES_END, _TRAINING_END = 0.03, 0.15, 0.98
 """Where the parts of a run end on its progress from 0 to 1; LM and flow share the middle by their work."""
 
@@ -282,7 +281,7 @@ class _Corpus:
     @property
     def speech_min(self) -> float:
         """Minutes that are trained on."""
-        return sum(self.features[index].mel.shape[1] for index in self.trained_on) / _FRAMES_PER_MIN
+        return sum(self.clips[index].duration_s for index in self.trained_on) / 60
 
 
 def _prepare(
@@ -303,16 +302,16 @@ def _prepare(
         held_out, source = _held_out(len(clips), seed), "of the package that are held out"
     else:
         held_out, source = frozenset(range(len(own_clips), len(clips))), "of the validation package"
-    trained_s = sum(clip.duration_s for index, clip in enumerate(clips) if index not in held_out)
-    run.log(
-        "features",
-        f"Data are ready: training on {len(clips) - len(held_out)} clips ({trained_s / 60:.1f} minutes), "
-        f"validating on {len(held_out)} clips {source}.",
-    )
     own_features = features[: len(own_clips)]
     speaker_embedding = mean_speaker_embedding([feature.speaker_embedding for feature in own_features])
+    corpus = _Corpus(clips, text_tokens, features, speaker_embedding, held_out, len(own_clips))
+    run.log(
+        "features",
+        f"Data are ready: training on {len(corpus.trained_on)} clips ({corpus.speech_min:.1f} minutes), "
+        f"validating on {len(held_out)} clips {source}.",
+    )
     _log_odd_voices(own_clips, own_features, speaker_embedding, run)
-    return _Corpus(clips, text_tokens, features, speaker_embedding, held_out, len(own_clips))
+    return corpus
 
 
 def _encode_texts(clips: Sequence[Clip], of_what: str, model: CosyVoice, run: _Run) -> list[list[int]]:
