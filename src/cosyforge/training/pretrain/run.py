@@ -61,23 +61,20 @@ STAGES = (
 )
 
 PLANS = {
-    "speech_tokenizer": StepPlan(8000, 1.5e-3, ema_decay=0.998),
+    "speech_tokenizer": StepPlan(8000, 7e-4, matrix_learning_rate=2e-3, ema_decay=0.998),
     "speaker": StepPlan(900, 2e-3, log_every=20, save_every=100),
     "vocoder": StepPlan(
         12000, 1e-3, betas=(0.8, 0.99), warmup_steps=200, ema_decay=0.995, clip_norm=5.0, save_every=100
     ),
-    "flow": StepPlan(18000, 2e-3, ema_decay=0.998, save_every=250),
-    "lm": StepPlan(12000, 2e-3, ema_decay=0.998, save_every=250),
+    "flow": StepPlan(14000, 2e-3, matrix_learning_rate=2e-3, ema_decay=0.998),
+    "lm": StepPlan(9000, 2e-3, matrix_learning_rate=2e-3, ema_decay=0.998),
 }
 QUICK_PLANS = {
-    # in 1,100 steps at 7e-4 tones are told as .82, phones as .63; at 1.5e-3 as .53 and .62, at 3e-3 far worse
-    "speech_tokenizer": replace(
-        PLANS["speech_tokenizer"], num_steps=1000, learning_rate=7e-4, warmup_steps=80, ema_decay=0.99
-    ),
+    "speech_tokenizer": replace(PLANS["speech_tokenizer"], num_steps=950, warmup_steps=80, ema_decay=0.99),
     "speaker": replace(PLANS["speaker"], num_steps=60, warmup_steps=10, log_every=10, save_every=30),
-    "vocoder": replace(PLANS["vocoder"], num_steps=700, ema_decay=0.99),
-    "flow": replace(PLANS["flow"], num_steps=800, warmup_steps=80, ema_decay=0.99),
-    "lm": replace(PLANS["lm"], num_steps=850, warmup_steps=80, ema_decay=0.99),
+    "vocoder": replace(PLANS["vocoder"], num_steps=650, ema_decay=0.99),
+    "flow": replace(PLANS["flow"], num_steps=650, warmup_steps=80, ema_decay=0.99),
+    "lm": replace(PLANS["lm"], num_steps=680, warmup_steps=80, ema_decay=0.99),
 }
 """A quarter of an hour on two cores: enough to see that every part learns, too little to be understood well."""
 NUM_CLIPS, QUICK_NUM_CLIPS = 20_000, 2_400

@@ -1,4 +1,4 @@
-"""The step loop of every pretraining stage: AdamW, warm-up and cosine, clipping, moving average, resume.
+"""The step loop of every pretraining stage: Muon and AdamW, warm-up and cosine, clipping, moving average, resume.
 
 Every step draws from a generator seeded by (seed, step), so a run that was stopped and resumed sees the same batches as one that was not.
 """
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class StepPlan:
     """How long and how fast a stage learns.
 
     ema_decay: decay of the averaged weights that are kept in the end; 0 keeps the last ones
+    matrix_learning_rate: peak rate of Muon for the matrices of stacked layers, 0 for AdamW everywhere
     """
 
     num_steps: int
@@ -31,6 +33,7 @@ class StepPlan:
     final_share: float = 0.05
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    matrix_learning_rate: float = 0.0
     ema_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     save_every: int = 250
@@ -45,13 +48,71 @@ class StepReport:
     rows: list[dict[str, float]] = field(default_factory=list)
 
 
-def learning_rate_at(plan: StepPlan, step: int) -> float:
-    """Linear warm-up, then half a cosine down to `final_share` of the peak."""
+def rate_share_at(plan: StepPlan, step: int) -> float:
+    """Share of the peak rates at a step: linear warm-up, then half a cosine down to `final_share`."""
     if step < plan.warmup_steps:
-        return plan.learning_rate * (step + 1) / plan.warmup_steps
+        return (step + 1) / plan.warmup_steps
     share = (step - plan.warmup_steps) / max(1, plan.num_steps - plan.warmup_steps)
     floor = plan.final_share
-    return plan.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+class Optimizers:
+    """Muon for the matrices of stacked layers, AdamW for all else; their rates rise and fall together.
+
+    Source: Jordan et al., Muon, an optimizer for hidden layers; Liu et al., Muon is Scalable for LLM Training (step sizes like AdamW's)
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], plan: StepPlan) -> None:
+        self.parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+        matrices = stacked_matrices(modules) if plan.matrix_learning_rate > 0 else []
+        taken = {id(p) for p in matrices}
+        others = [p for p in self.parameters if id(p) not in taken]
+        self._peaks: list[tuple[torch.optim.Optimizer, float]] = []
+        if matrices:
+            muon = torch.optim.Muon(
+                matrices,
+                lr=plan.matrix_learning_rate,
+                weight_decay=plan.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._peaks.append((muon, plan.matrix_learning_rate))
+        if others:
+            adamw = torch.optim.AdamW(
+                others, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay, foreach=True
+            )
+            self._peaks.append((adamw, plan.learning_rate))
+
+    def zero_grad(self) -> None:
+        for optimizer, _ in self._peaks:
+            optimizer.zero_grad(set_to_none=True)
+
+    def step(self, share: float) -> None:
+        """One update at this share of the peak rates."""
+        for optimizer, peak in self._peaks:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
+            optimizer.step()
+
+    def state(self) -> list[dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer, _ in self._peaks]
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """Raises: ValueError when they are those of other optimizers"""
+        if len(states) != len(self._peaks):
+            raise ValueError(f"the state is of {len(states)} optimizers, the plan has {len(self._peaks)}")
+        for (optimizer, _), state in zip(self._peaks, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def stacked_matrices(modules: Mapping[str, nn.Module]) -> list[nn.Parameter]:
+    """The trainable matrices inside module lists: layers that follow one another, no embedding, no entry, no exit."""
+    found: dict[int, nn.Parameter] = {}
+    for module in modules.values():
+        for part in module.modules():
+            if isinstance(part, nn.ModuleList):
+                found |= {id(p): p for p in part.parameters() if p.ndim == 2 and p.requires_grad}
+    return list(found.values())
 
 
 def run_steps(
@@ -67,26 +128,22 @@ def run_steps(
 
     The modules hold the averaged weights on return when the plan averages. Raises: RuntimeError when the loss is not finite.
     """
-    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay, foreach=True
-    )
+    optimizers = Optimizers(modules, plan)
+    parameters = optimizers.parameters
     average = [p.detach().clone() for p in parameters] if plan.ema_decay else []
     report = StepReport()
-    start = _restore(checkpoint, modules, optimizer, average, report)
+    start = _restore(checkpoint, modules, optimizers, average, report)
     began = time.monotonic()
     sums: dict[str, float] = {}
     for step in range(start, plan.num_steps):
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(plan, step)
-        optimizer.zero_grad(set_to_none=True)
+        optimizers.zero_grad()
         loss, metrics = loss_function(step, generator)
         if not torch.isfinite(loss):
             raise RuntimeError(f"{checkpoint.stem}: the loss is {loss.item()} at step {step}; lower the learning rate")
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, plan.clip_norm, foreach=True)
-        optimizer.step()
+        optimizers.step(rate_share_at(plan, step))
         _update_average(average, parameters, plan.ema_decay, step)
         for name, value in {"loss": float(loss.detach()), **metrics}.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -100,7 +157,7 @@ def run_steps(
             figures = " ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "step")
             on_log(f"{checkpoint.stem} {done}/{plan.num_steps} {figures} ({pace:.2f} s/step)")
         if done % plan.save_every == 0 or done == plan.num_steps:
-            _save(checkpoint, modules, optimizer, average, report, done)
+            _save(checkpoint, modules, optimizers, average, report, done)
             on_save(done)
     if average:
         with torch.no_grad():
@@ -121,7 +178,7 @@ def _update_average(average: Sequence[Tensor], parameters: Sequence[Tensor], dec
 def _save(
     path: Path,
     modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     average: Sequence[Tensor],
     report: StepReport,
     step: int,
@@ -130,7 +187,7 @@ def _save(
     state = {
         "step": step,
         "modules": {name: module.state_dict() for name, module in modules.items()},
-        "optimizer": optimizer.state_dict(),
+        "optimizers": optimizers.state(),
         "average": list(average),
         "rows": json.dumps(report.rows),
     }
@@ -141,7 +198,7 @@ def _save(
 def _restore(
     path: Path,
     modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     average: Sequence[Tensor],
     report: StepReport,
 ) -> int:
@@ -150,7 +207,10 @@ def _restore(
     state = torch.load(path, weights_only=True)
     for name, module in modules.items():
         module.load_state_dict(state["modules"][name])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        optimizers.restore(state["optimizers"])
+    except (KeyError, ValueError) as e:
+        raise ValueError(f"{path} was begun by another recipe ({e}); give another work folder") from e
     for mean, saved in zip(average, state["average"], strict=True):
         mean.copy_(saved)
     report.rows.extend(json.loads(state["rows"]))
