@@ -126,7 +126,8 @@ def run_steps(
 ) -> StepReport:
     """Train the modules together until the plan is done; goes on from `checkpoint` when it is there.
 
-    The modules hold the averaged weights on return when the plan averages. Raises: RuntimeError when the loss is not finite.
+    The modules hold the averaged weights on return when the plan averages.
+    Raises: RuntimeError when the loss is not finite; ValueError for a checkpoint of other optimizers
     """
     optimizers = Optimizers(modules, plan)
     parameters = optimizers.parameters
