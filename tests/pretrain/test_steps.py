@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cosyforge.training.pretrain.optimizers import stacked_matrices
 from cosyforge.training.pretrain.sampler import LengthSampler
-from cosyforge.training.pretrain.steps import StepPlan, load_averaged, rate_share_at, run_steps, stacked_matrices
+from cosyforge.training.pretrain.steps import StepPlan, load_averaged, rate_share_at, run_steps
 
 PLAN = StepPlan(12, 1e-2, warmup_steps=2, ema_decay=0.9, save_every=5, log_every=4)
 

@@ -1,4 +1,4 @@
-"""The step loop of every pretraining stage: Muon and AdamW, warm-up and cosine, clipping, moving average, resume.
+"""The step loop of every pretraining stage: warm-up and cosine, clipping, moving average, resume.
 
 Every step draws from a generator seeded by (seed, step), so a run that was stopped and resumed sees the same batches as one that was not.
 """
@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from cosyforge.training.pretrain.optimizers import Optimizers
 
 LossFunction = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
 
@@ -57,64 +58,6 @@ def rate_share_at(plan: StepPlan, step: int) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-class Optimizers:
-    """Muon for the matrices of stacked layers, AdamW for all else; their rates rise and fall together.
-
-    Source: Jordan et al., Muon, an optimizer for hidden layers; Liu et al., Muon is Scalable for LLM Training (step sizes like AdamW's)
-    """
-
-    def __init__(self, modules: Mapping[str, nn.Module], plan: StepPlan) -> None:
-        self.parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-        matrices = stacked_matrices(modules) if plan.matrix_learning_rate > 0 else []
-        taken = {id(p) for p in matrices}
-        others = [p for p in self.parameters if id(p) not in taken]
-        self._peaks: list[tuple[torch.optim.Optimizer, float]] = []
-        if matrices:
-            muon = torch.optim.Muon(
-                matrices,
-                lr=plan.matrix_learning_rate,
-                weight_decay=plan.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-            self._peaks.append((muon, plan.matrix_learning_rate))
-        if others:
-            adamw = torch.optim.AdamW(
-                others, lr=plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay, foreach=True
-            )
-            self._peaks.append((adamw, plan.learning_rate))
-
-    def zero_grad(self) -> None:
-        for optimizer, _ in self._peaks:
-            optimizer.zero_grad(set_to_none=True)
-
-    def step(self, share: float) -> None:
-        """One update at this share of the peak rates."""
-        for optimizer, peak in self._peaks:
-            for group in optimizer.param_groups:
-                group["lr"] = peak * share
-            optimizer.step()
-
-    def state(self) -> list[dict[str, Any]]:
-        return [optimizer.state_dict() for optimizer, _ in self._peaks]
-
-    def restore(self, states: list[dict[str, Any]]) -> None:
-        """Raises: ValueError when they are those of other optimizers"""
-        if len(states) != len(self._peaks):
-            raise ValueError(f"the state is of {len(states)} optimizers, the plan has {len(self._peaks)}")
-        for (optimizer, _), state in zip(self._peaks, states, strict=True):
-            optimizer.load_state_dict(state)
-
-
-def stacked_matrices(modules: Mapping[str, nn.Module]) -> list[nn.Parameter]:
-    """The trainable matrices inside module lists: layers that follow one another, no embedding, no entry, no exit."""
-    found: dict[int, nn.Parameter] = {}
-    for module in modules.values():
-        for part in module.modules():
-            if isinstance(part, nn.ModuleList):
-                found |= {id(p): p for p in part.parameters() if p.ndim == 2 and p.requires_grad}
-    return list(found.values())
-
-
 def run_steps(
     modules: Mapping[str, nn.Module],
     loss_function: LossFunction,
@@ -129,7 +72,13 @@ def run_steps(
     The modules hold the averaged weights on return when the plan averages.
     Raises: RuntimeError when the loss is not finite; ValueError for a checkpoint of other optimizers
     """
-    optimizers = Optimizers(modules, plan)
+    optimizers = Optimizers(
+        modules,
+        learning_rate=plan.learning_rate,
+        matrix_learning_rate=plan.matrix_learning_rate,
+        weight_decay=plan.weight_decay,
+        betas=plan.betas,
+    )
     parameters = optimizers.parameters
     average = [p.detach().clone() for p in parameters] if plan.ema_decay else []
     report = StepReport()
@@ -206,12 +155,12 @@ def _restore(
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    for name, module in modules.items():
-        module.load_state_dict(state["modules"][name])
     try:
         optimizers.restore(state["optimizers"])
     except (KeyError, ValueError) as e:
         raise ValueError(f"{path} was begun by another recipe ({e}); give another work folder") from e
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name])
     for mean, saved in zip(average, state["average"], strict=True):
         mean.copy_(saved)
     report.rows.extend(json.loads(state["rows"]))
