@@ -488,4 +488,4 @@ def test_training_teaches_both_layouts_what_decoding_then_says() -> None:
 
 
 def test_nano_size_fits_its_budget() -> None:
-    assert sum(parameter.numel() for parameter in SpeechLM(NANO.lm).parameters()) < 4_000_000
+    assert sum(parameter.numel() for parameter in SpeechLM(NANO.lm).parameters()) < 5_500_000

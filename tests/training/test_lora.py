@@ -100,13 +100,19 @@ def test_only_what_trains_gets_gradients() -> None:
     assert all((parameter.grad is not None) == (id(parameter) in trained) for parameter in lm.parameters())
 
 
-def test_a_network_of_nano_size_trains_whole() -> None:
-    for network in on_meta(NANO):
-        trainables = make_trainable(network, seed=1)
+def test_a_network_of_nano_size_trains_whole_but_for_the_lms_tables_of_codes() -> None:
+    lm, flow = on_meta(NANO)
 
-        assert not trainables.low_rank
-        assert trainables.num_frozen == 0
-        assert trainables.num_trained == sum(parameter.numel() for parameter in network.parameters())
+    lm_trainables, flow_trainables = make_trainable(lm, seed=1), make_trainable(flow, seed=1)
+
+    assert {name.rsplit(".", 1)[0] for name in lm_trainables.low_rank} == {
+        "llm_decoder.weight",
+        "speech_embedding.weight",
+    }
+    assert lm_trainables.num_frozen == lm.llm_decoder.weight.numel() + lm.speech_embedding.weight.numel()
+    assert not flow_trainables.low_rank
+    assert flow_trainables.num_frozen == 0
+    assert flow_trainables.num_trained == sum(parameter.numel() for parameter in flow.parameters())
 
 
 def test_a_network_of_the_official_size_trains_a_few_percent() -> None:

@@ -188,11 +188,9 @@ NANO = ModelConfig(
         num_kv_heads=1,
         head_dim=64,
         intermediate_size=512,
-        speech_token_size=2187,
         alignment_head=(2, 0),
     ),
     flow=FlowConfig(
-        speech_token_size=2187,
         pre_lookahead_channels=256,
         dim=192,
         depth=6,
@@ -217,7 +215,7 @@ NANO = ModelConfig(
         head="filter",
         source="sine",
     ),
-    speech_tokenizer=SpeechTokenizerConfig(hidden_size=192, num_heads=3, num_layers=4, fsq_dim=7),
+    speech_tokenizer=SpeechTokenizerConfig(hidden_size=192, num_heads=3, num_layers=4),
     speaker_encoder=SpeakerEncoderConfig(growth_rate=8, init_channels=32, blocks=(4, 6, 4)),
     # a small vocabulary repeats itself rightly (a long vowel is one token several times): no repetition rule
     sampling=SamplingConfig(top_p=0.5, top_k=5, tau=1.0),

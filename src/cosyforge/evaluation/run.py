@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cosyforge.cosyvoice.manifest import (
+    Manifest,
     VoiceEntry,
     builtin_model_directory,
     file_digest,
@@ -109,8 +110,9 @@ def make_plan(options: Options, directory: Path) -> Plan:
 
     Raises: InvalidParameter for a voice, language or reference that is not there, or instructions to a tuned model
     """
-    known = _voices(directory, options.base)
-    if options.instructions and read_manifest(directory).base is not None:
+    manifest = read_manifest(directory)
+    known = _voices(directory, manifest, options.base)
+    if options.instructions and manifest.base is not None:
         raise InvalidParameter(
             f"{directory}: is a tuned model, and these follow no instructions; give its base instead"
         )
@@ -134,9 +136,8 @@ def make_plan(options: Options, directory: Path) -> Plan:
     )
 
 
-def _voices(directory: Path, base: Path | None) -> dict[str, VoiceEntry]:
+def _voices(directory: Path, manifest: Manifest, base: Path | None) -> dict[str, VoiceEntry]:
     """The voices of a model; a tuned one without any of its own has those of its base."""
-    manifest = read_manifest(directory)
     if not manifest.voices and manifest.base is not None:
         manifest = read_manifest(base or builtin_model_directory())
     if not manifest.voices:

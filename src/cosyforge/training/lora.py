@@ -21,9 +21,10 @@ RANK = 16
 SCALE = 2.0
 """Factor on the low-rank product in training; a saved delta has it folded into lora_B."""
 
-WHOLE_LIMIT = 2**19
-"""Tensors up to this many elements train whole, and so large may a pair of factors be. A network of width 192 is below
-it throughout; of one of width 1000 the norms, biases, grouped key/value projections and smaller convolutions are."""
+WHOLE_LIMIT = 3**8 * 80
+"""Tensors up to this many elements train whole, and so large may a pair of factors be: the flow's table of 6,561 codes is
+the largest. Of a network of width 192 only the LM's two tables of codes are above it; of one of width 1000 the norms,
+biases, grouped key/value projections and smaller convolutions are below."""
 
 
 class Treatment(enum.Enum):

@@ -70,9 +70,9 @@ PLANS = {
     "lm": StepPlan(9000, 2e-3, matrix_learning_rate=2e-3, ema_decay=0.998),
 }
 QUICK_PLANS = {
-    "speech_tokenizer": replace(PLANS["speech_tokenizer"], num_steps=1000, warmup_steps=80, ema_decay=0.99),
+    "speech_tokenizer": replace(PLANS["speech_tokenizer"], num_steps=950, warmup_steps=80, ema_decay=0.99),
     "speaker": replace(PLANS["speaker"], num_steps=60, warmup_steps=10, log_every=10, save_every=30),
-    "vocoder": replace(PLANS["vocoder"], num_steps=700, ema_decay=0.99),
+    "vocoder": replace(PLANS["vocoder"], num_steps=950, ema_decay=0.99),
     "flow": replace(PLANS["flow"], num_steps=750, warmup_steps=80, ema_decay=0.99),
     "lm": replace(PLANS["lm"], num_steps=680, warmup_steps=80, ema_decay=0.99),
 }
