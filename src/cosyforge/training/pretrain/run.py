@@ -35,6 +35,7 @@ from cosyforge.dataset.synthetic import Clip, Lexicon, generate_corpus, plan_cor
 from cosyforge.text.lexicon import english_phones, known_words
 from cosyforge.text.mandarin import pinyin_syllables
 from cosyforge.training.pretrain.assemble import PRESETS, assemble
+from cosyforge.training.pretrain.code_tables import begin_by_digits
 from cosyforge.training.pretrain.codes import load_or_encode
 from cosyforge.training.pretrain.corpus import PreparedClip, prepare_corpus, split_held_out
 from cosyforge.training.pretrain.extra_corpus import LEDGER, held_out_speakers, import_recordings
@@ -332,6 +333,9 @@ def _build_flow(workshop: Workshop):  # type: ignore[no-untyped-def]
 
 def _build_lm(workshop: Workshop):  # type: ignore[no-untyped-def]
     network = SpeechLM(_config("lm"))
+    generator = torch.Generator().manual_seed(workshop.seed)
+    for table in (network.speech_embedding.weight, network.llm_decoder.weight):
+        begin_by_digits(table, _config("speech_tokenizer").fsq_dim, generator)
     clips = workshop.clips()
     rows = workshop.training_rows(clips)
     codes = workshop.codes(clips)
