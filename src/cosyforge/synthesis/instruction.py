@@ -15,8 +15,9 @@ from dataclasses import dataclass
 HIGHER, LOWER = 1.2, 0.84
 """Three semitones: plainly another height, still the same person."""
 
-LIVELIER, CALMER = 2.0, 0.5
-"""Of the pitch's movement. The codes tell melody relative to the speaker's own, so the taught word alone cannot change it."""
+LIVELIER, CALMER = 3.0, 0.5
+"""Of the pitch's movement. The codes tell melody relative to the speaker's own, so the taught word alone cannot change it;
+twice as much is no more than the built-in voices do anyway."""
 
 LOUDER, QUIETER = 1.6, 0.5
 """4 dB up, where peaks begin to bend, and 6 dB down."""
