@@ -217,6 +217,6 @@ NANO = ModelConfig(
     ),
     speech_tokenizer=SpeechTokenizerConfig(hidden_size=192, num_heads=3, num_layers=4),
     speaker_encoder=SpeakerEncoderConfig(growth_rate=8, init_channels=32, blocks=(4, 6, 4)),
-    # a small vocabulary repeats itself rightly (a long vowel is one token several times): no repetition rule
+    # a small model repeats itself rightly (a long vowel is one token several times): no repetition rule
     sampling=SamplingConfig(top_p=0.5, top_k=5, tau=1.0),
 )

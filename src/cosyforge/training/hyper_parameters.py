@@ -99,7 +99,7 @@ class HyperParameters:
             num=self.lm_num,
             batch_size=self.lm_batch_size,
             # low-rank updates of a large LM take 1e-4, ten times the 1e-5 that is usual when all of its weights train.
-            # A small one trains whole and unlearns to read: of a stranger whose codes are unclear (flite's rms as a larger man) 4+4
+            # A small one trains nearly whole and unlearns to read: of a stranger whose codes are unclear (flite's rms as a larger man) 4+4
             # epochs at 3e-5 lose .30 of the words, at 5e-6 .19; with the tuned flow alone it is .24. The voice comes from the flow.
             # The better the base reads, the less of that may go: the demonstration's voice has 37 of 47 words at 5e-6, 43 at 2e-6
             learning_rate=1e-4 if large else _small_network_rate(2e-6, self.lm_max_epoch * speech_min),

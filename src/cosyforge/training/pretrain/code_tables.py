@@ -10,20 +10,16 @@ import torch
 from torch import Tensor
 
 _DIGIT_SHARE = 0.9
-_NUM_LEVELS = 3
 
 
-def begin_by_digits(table: Tensor, fsq_dim: int, generator: torch.Generator) -> None:
+def begin_by_digits(table: Tensor, levels: Tensor, generator: torch.Generator) -> None:
     """Rewrite the rows of the codes in place, as large as they were; rows behind them (marks of the LM) stay.
 
     A row is the sum of one random vector for each digit, times its level, and some of what it was.
-    Shapes: table (at least 3**fsq_dim, D)
+    Shapes: table (at least N, D), levels (N, fsq_dim) of the codes in order, as `SpeechTokenizer.levels_of` gives them
     """
-    code = torch.arange(_NUM_LEVELS**fsq_dim)
-    powers = _NUM_LEVELS ** torch.arange(fsq_dim)
-    levels = (code[:, None] // powers % _NUM_LEVELS - 1).float()
     with torch.no_grad():
-        rows = table[: len(code)]
-        shared = levels @ torch.randn(fsq_dim, table.shape[1], generator=generator)
+        rows = table[: len(levels)]
+        shared = levels @ torch.randn(levels.shape[1], table.shape[1], generator=generator)
         shared *= rows.std() / shared.std()
         rows.copy_(_DIGIT_SHARE * shared + (1 - _DIGIT_SHARE**2) ** 0.5 * rows)

@@ -334,8 +334,9 @@ def _build_flow(workshop: Workshop):  # type: ignore[no-untyped-def]
 def _build_lm(workshop: Workshop):  # type: ignore[no-untyped-def]
     network = SpeechLM(_config("lm"))
     generator = torch.Generator().manual_seed(workshop.seed)
+    levels = SpeechTokenizer(_config("speech_tokenizer")).levels_of(torch.arange(network.config.speech_token_size))
     for table in (network.speech_embedding.weight, network.llm_decoder.weight):
-        begin_by_digits(table, _config("speech_tokenizer").fsq_dim, generator)
+        begin_by_digits(table, levels, generator)
     clips = workshop.clips()
     rows = workshop.training_rows(clips)
     codes = workshop.codes(clips)
