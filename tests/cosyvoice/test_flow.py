@@ -223,6 +223,16 @@ def test_loss_with_a_generator_leaves_the_global_random_state_alone(flow: Flow) 
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_the_clean_mel_is_as_far_off_as_the_velocity_is_for_the_time_that_is_left(flow: Flow) -> None:
+    batch, t = _batch([9], [18]), torch.tensor([0.3])
+    z = torch.randn(1, CONFIG.mel_bins, 18, generator=torch.Generator().manual_seed(13))
+
+    result = flow.loss(batch, streaming=False, t=t, z=z, keep=torch.ones(1), cond_len=torch.zeros(1))
+
+    error = result.pred - (batch.mel - z)
+    torch.testing.assert_close(result.clean, batch.mel + 0.7 * error, rtol=1e-4, atol=1e-4)
+
+
 def test_prior_weight_teaches_the_token_side_and_is_reported_apart(flow: Flow) -> None:
     batch = _batch([9, 4], [18, 8])
     given = {"t": torch.tensor([0.3, 0.6]), "keep": torch.zeros(2), "cond_len": torch.zeros(2)}

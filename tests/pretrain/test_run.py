@@ -22,7 +22,7 @@ def test_the_recipe_runs_from_nothing_to_a_model_that_speaks(tmp_path: Path) -> 
     workshop = Workshop(tmp_path, num_clips=24, num_processes=1, on_log=lines.append)
     for stage in STAGES:
         run_stage(workshop, stage, num_steps=1, out=tmp_path / "nano")
-    for stage in ("speech_tokenizer", "speaker", "vocoder", "flow", "lm"):
+    for stage in ("speech_tokenizer", "mel_reader", "speaker", "vocoder", "flow", "lm"):
         assert any(line.startswith(f"{stage} 1/1") for line in lines), stage
     engine = Engine(tmp_path / "nano")
     voice = next(iter(engine.voices()))

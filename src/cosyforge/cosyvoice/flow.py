@@ -77,11 +77,12 @@ class FlowBatch:
 
 @dataclass(frozen=True)
 class FlowLoss:
-    """loss is what to descend: mse + prior_weight * prior_loss. pred (B, M, F) is the velocity found, mu (B, M, F) what
-    the token side gave, with its gradient."""
+    """loss is what to descend: mse + prior_weight * prior_loss. pred (B, M, F) is the velocity found, clean (B, M, F) the mel
+    that it leads to in one step, mu (B, M, F) what the token side gave; all with their gradients."""
 
     loss: Tensor
     pred: Tensor
+    clean: Tensor
     mu: Tensor
     mse: Tensor
     prior_loss: Tensor
@@ -401,7 +402,8 @@ class Flow(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and prior_weight > 0):
             prior_loss = ((mu.float() - mel) * real)[:, prior_from_bin:].abs().sum() / count
         loss = mse + prior_weight * prior_loss if prior_weight > 0 else mse
-        return FlowLoss(loss, pred, mu, mse.detach(), prior_loss.detach())
+        clean = noisy + (1 - t[:, None, None]) * pred
+        return FlowLoss(loss, pred, clean, mu, mse.detach(), prior_loss.detach())
 
     def _aligned(self, batch: FlowBatch) -> tuple[Tensor, Tensor, Tensor]:
         """token (B, S), mel (B, M, 2S) and the frames of each sample (B,), the longer of both cut in every sample."""

@@ -285,7 +285,7 @@ class LMLossFunction:
     """Draws sentences or same-speaker pairs (so that a prompt before the text is nothing new) and scores them."""
 
     def __init__(
-        self, lm: SpeechLM, examples: list[LMExample], tokenizer: TextTokenizer, tokens_per_batch: int = 1500
+        self, lm: SpeechLM, examples: list[LMExample], tokenizer: TextTokenizer, tokens_per_batch: int
     ) -> None:
         self.lm, self.examples, self.tokenizer = lm, examples, tokenizer
         self.prefixes = {e.instruction: _prefix(e.instruction, tokenizer) for e in examples}

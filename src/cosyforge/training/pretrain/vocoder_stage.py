@@ -1,7 +1,9 @@
 """Teach the vocoder to turn mel spectrograms back into samples: pitch predictor and generator together.
 
-Spectral losses at several resolutions; the phase is free. The pitch predictor learns from an estimator, the generator is driven by the
-estimated pitch so that it never waits for the predictor.
+Spectral losses at several resolutions; the phase is free. What comes out must be read like the recording by a reader of mels, as the flow's
+mels must: of words that a recogniser found hard the trained vocoder lost .36, after 2,000 more steps with it .35, the recordings
+themselves lose .33. The pitch predictor learns from an estimator, the generator is driven by the estimated pitch so that it never waits for
+the predictor.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from cosyforge.audio.resample import resample
 from cosyforge.cosyvoice.hift import HiFT
 from cosyforge.dataset.synthetic import SAMPLE_RATE_HZ
 from cosyforge.training.pretrain.corpus import PreparedClip
+from cosyforge.training.pretrain.mel_reader_stage import MelReader, reading_distance
 
 _HOP = 480
 _CROP_FRAMES = 40
@@ -27,35 +30,53 @@ _EDGE_FRAMES = 4
 _RESOLUTIONS = ((2048, 480), (1024, 240), (512, 120), (256, 60))
 _MEL_WEIGHT = 1.0
 _PITCH_WEIGHT = 0.1
+_PHONE_WEIGHT, _LIKENESS_WEIGHT = 0.4, 0.6
+"""Of what a reader of mels makes of the samples: its phones, and what every layer of it finds."""
 
 
 class VocoderLoss:
-    """Random crops at 24 kHz; `read_samples(index)` gives a clip's samples (L,) at 16 kHz."""
+    """Random crops at 24 kHz; `read_samples(index)` gives a clip's samples (L,) at 16 kHz.
+
+    reader: judges what is made, and learns nothing here
+    """
 
     def __init__(
         self,
         hift: HiFT,
         clips: list[PreparedClip],
         read_samples: Callable[[int], npt.NDArray[np.float32]],
+        reader: MelReader,
         batch_size: int = 8,
     ) -> None:
+        self.reader = reader.eval().requires_grad_(False)
         self.hift, self.clips, self.read_samples, self.batch_size = hift, clips, read_samples, batch_size
         self.long_enough = [i for i, clip in enumerate(clips) if len(clip.mel) > _CROP_FRAMES + 2]
 
     def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         crops = [self._crop(generator) for _ in range(self.batch_size)]
-        mel, wav, f0 = (torch.stack(parts) for parts in zip(*crops, strict=True))
+        mel, wav, f0, label = (torch.stack(parts) for parts in zip(*crops, strict=True))
         with torch.autocast("cpu", torch.bfloat16):
             made = self.hift(mel, f0=f0).float()
         end = (_CROP_FRAMES - _EDGE_FRAMES) * _HOP
         made, wav = made[:, :end], wav[:, :end]
         spectral = spectral_distance(made, wav)
-        mel_distance = (mel_spectrogram(made) - mel_spectrogram(wav)).abs().mean()
+        made_mel, wanted_mel = mel_spectrogram(made), mel_spectrogram(wav)
+        mel_distance = (made_mel - wanted_mel).abs().mean()
         pitch_distance = self._pitch_distance(mel, f0)
+        num_frames = torch.full((len(made),), made_mel.shape[2])
+        phone, likeness = reading_distance(self.reader, made_mel, wanted_mel, num_frames, list(label))
         loss = spectral + _MEL_WEIGHT * mel_distance + _PITCH_WEIGHT * pitch_distance
-        return loss, {"spectral": spectral.item(), "mel": mel_distance.item(), "pitch": pitch_distance.item()}
+        loss = loss + _PHONE_WEIGHT * phone + _LIKENESS_WEIGHT * likeness
+        return loss, {
+            "spectral": spectral.item(),
+            "mel": mel_distance.item(),
+            "pitch": pitch_distance.item(),
+            "phone": phone.item(),
+            "likeness": likeness.item(),
+        }
 
-    def _crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """mel (80, F), samples (L,), pitch (F,) and phones (F,) of a crop."""
         pick, place, gain = torch.rand(3, generator=generator).tolist()
         index = self.long_enough[int(pick * len(self.long_enough))]
         clip = self.clips[index]
@@ -69,9 +90,9 @@ class VocoderLoss:
         # loudness varies: mel is a logarithm, so a gain is an addition (the floor stays)
         decibels = (gain - 0.5) * 12.0
         factor = 10 ** (decibels / 20)
-        mel = clip.mel[start : start + _CROP_FRAMES].float().T
-        mel = (mel + float(np.log(factor))).clamp(min=float(np.log(1e-5)))
-        return mel, wav * factor, clip.f0[start : start + _CROP_FRAMES]
+        crop = slice(start, start + _CROP_FRAMES)
+        mel = (clip.mel[crop].float().T + float(np.log(factor))).clamp(min=float(np.log(1e-5)))
+        return mel, wav * factor, clip.f0[crop], clip.label[crop].long()
 
     def _pitch_distance(self, mel: Tensor, f0: Tensor) -> Tensor:
         """In units of 20 Hz; the last frames lack the predictor's look-ahead."""
