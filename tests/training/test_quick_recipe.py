@@ -21,7 +21,7 @@ MAX_WORD_ERROR = 0.9
 """Of the best voice. A tenth of the words is far above chance for the recogniser, and far below what the whole recipe reaches."""
 MAX_FAULTS = 3
 """Sentences that are silent, run away or are cut off, of the ten of the best voice."""
-TRAINED_STAGES = {"speech_tokenizer", "speaker", "vocoder", "flow", "lm"}
+TRAINED_STAGES = {"speech_tokenizer", "mel_reader", "speaker", "vocoder", "flow", "lm"}
 
 pytestmark = [
     pytest.mark.skipif(
