@@ -4,8 +4,8 @@ Intelligibility comes from the prior loss on mu within minutes; the estimator ad
 in particular has no pitch, and the estimator sees the codes through it alone: two bins of it, below all speech, tell melody and voicing
 instead. It stands still for the two frames of a token, too: six more bins, where a stranger's lowest harmonics would be, tell which way the
 mel goes from the first to the second. Pairs of one speaker's sentences, the first of them given, teach it to go on in the voice of a
-prompt. What is drawn must also be read like the recording by a reader of mels: without that the words of copies are
-blurred (in the same 750 steps .22 of them are lost in place of .18).
+prompt. What is drawn must also be read like the recording by a reader of mels: without that copies lose words (.22 of them after
+the same 750 steps, with it .18).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cosyforge.cosyvoice.flow import Flow, FlowBatch
 from cosyforge.training.pretrain.corpus import PreparedClip
-from cosyforge.training.pretrain.mel_reader_stage import MelReader, reading_distance
+from cosyforge.training.pretrain.mel_reader_stage import LIKENESS_WEIGHT, PHONE_WEIGHT, MelReader, reading_distance
 from cosyforge.training.pretrain.melody import relative_log_f0
 from cosyforge.training.pretrain.sampler import LengthSampler
 
@@ -31,8 +31,6 @@ _BANDS = (0, 8, 18, 30, 45, 62, 80)
 _MELODY_WEIGHT, _VOICING_WEIGHT, _MOVEMENT_WEIGHT = 0.06, 0.02, 0.1
 _MELODY_SCALE, _VOICING_SCALE, _MOVEMENT_SCALE = 4.0, 2.0, 2.0
 """mel values lie some three apart, and so should these, for the estimator to see them."""
-_PHONE_WEIGHT, _LIKENESS_WEIGHT = 0.4, 0.6
-"""Of what a reader of mels makes of the drawn mel: its phones, and what every layer of it finds."""
 TIME_POWER = 1.5
 """More of the steps near t = 0, where the sentence is decided; the fine grain near t = 1 needs fewer."""
 SAMPLER_SHARE = 0.7
@@ -93,7 +91,7 @@ class FlowLossFunction:
             self.reader, result.clean, batch.mel[:, :, : result.clean.shape[2]], batch.mel_len, labels
         )
         loss = result.loss + _MELODY_WEIGHT * melody + _VOICING_WEIGHT * voicing + _MOVEMENT_WEIGHT * movement
-        loss = loss + _PHONE_WEIGHT * phone + _LIKENESS_WEIGHT * likeness
+        loss = loss + PHONE_WEIGHT * phone + LIKENESS_WEIGHT * likeness
         return loss, {
             "prior": float(result.prior_loss),
             "melody": melody.item(),

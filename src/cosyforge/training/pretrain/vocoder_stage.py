@@ -21,7 +21,7 @@ from cosyforge.audio.resample import resample
 from cosyforge.cosyvoice.hift import HiFT
 from cosyforge.dataset.synthetic import SAMPLE_RATE_HZ
 from cosyforge.training.pretrain.corpus import PreparedClip
-from cosyforge.training.pretrain.mel_reader_stage import MelReader, reading_distance
+from cosyforge.training.pretrain.mel_reader_stage import LIKENESS_WEIGHT, PHONE_WEIGHT, MelReader, reading_distance
 
 _HOP = 480
 _CROP_FRAMES = 40
@@ -30,8 +30,6 @@ _EDGE_FRAMES = 4
 _RESOLUTIONS = ((2048, 480), (1024, 240), (512, 120), (256, 60))
 _MEL_WEIGHT = 1.0
 _PITCH_WEIGHT = 0.1
-_PHONE_WEIGHT, _LIKENESS_WEIGHT = 0.4, 0.6
-"""Of what a reader of mels makes of the samples: its phones, and what every layer of it finds."""
 
 
 class VocoderLoss:
@@ -66,7 +64,7 @@ class VocoderLoss:
         num_frames = torch.full((len(made),), made_mel.shape[2])
         phone, likeness = reading_distance(self.reader, made_mel, wanted_mel, num_frames, list(label))
         loss = spectral + _MEL_WEIGHT * mel_distance + _PITCH_WEIGHT * pitch_distance
-        loss = loss + _PHONE_WEIGHT * phone + _LIKENESS_WEIGHT * likeness
+        loss = loss + PHONE_WEIGHT * phone + LIKENESS_WEIGHT * likeness
         return loss, {
             "spectral": spectral.item(),
             "mel": mel_distance.item(),
