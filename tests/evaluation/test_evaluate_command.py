@@ -71,9 +71,10 @@ def test_a_model_is_evaluated_stage_by_stage_and_leaves_a_page_to_listen_to(tmp_
     stages = report["voices"][voice]["en"]
     assert list(stages) == ["source", "griffin_lim", "vocoder", "copy", "synthesis"]
     assert {name: stage["num_clips"] for name, stage in stages.items()} == dict.fromkeys(stages, 2)
-    # real recordings are understood best, and a mel keeps words and voice
+    # codes and mel take from recordings of a stranger, and a mel keeps words and voice; what the model says itself may be clearer
     assert stages["source"]["word_error_rate"] <= 0.2
-    assert stages["source"]["phone_error_rate"] < stages["synthesis"]["phone_error_rate"]
+    assert stages["source"]["phone_error_rate"] < stages["copy"]["phone_error_rate"]
+    assert stages["synthesis"]["word_error_rate"] <= 0.2
     assert stages["griffin_lim"]["word_error_rate"] <= 0.3
     assert stages["griffin_lim"]["similarity"] > stages["synthesis"]["similarity"]
     assert stages["copy"]["duration_ratio"] == pytest.approx(1.0, abs=0.1)
