@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosyforge.dataset.synthetic import PHONES
+from cosyforge.training.pretrain.conv_stack import ConvStack
 from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.sampler import LengthSampler
 
@@ -37,17 +38,12 @@ class MelReader(nn.Module):
     def __init__(self, width: int = 192, depth: int = 4) -> None:
         super().__init__()
         self.enter = nn.Conv1d(_MEL_BINS, width, 5, padding=2)
-        self.convs = nn.ModuleList(nn.Conv1d(width, width, 5, padding=2) for _ in range(depth))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
+        self.listen = ConvStack(width, depth)
         self.leave = nn.Linear(width, len(PHONES))
 
     def forward(self, mel: Tensor) -> tuple[Tensor, list[Tensor]]:
-        x = self.enter((mel - _MEL_CENTRE) / _MEL_SCALE).transpose(1, 2)
-        layers = []
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = x + F.gelu(conv(norm(x).transpose(1, 2))).transpose(1, 2)
-            layers.append(x)
-        return self.leave(x), layers
+        layers = self.listen(self.enter((mel - _MEL_CENTRE) / _MEL_SCALE).transpose(1, 2))
+        return self.leave(layers[-1]), layers
 
 
 class MelReaderLoss:

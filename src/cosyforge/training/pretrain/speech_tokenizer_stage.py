@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cosyforge.cosyvoice.speech_tokenizer import SpeechTokenizer
 from cosyforge.dataset.synthetic import PHONES, Clip
+from cosyforge.training.pretrain.conv_stack import ConvStack
 from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.melody import relative_log_f0
 from cosyforge.training.pretrain.sampler import LengthSampler
@@ -41,34 +42,20 @@ class TokenReader(nn.Module):
     def __init__(self, fsq_dim: int, num_speakers: int, width: int = 192, depth: int = 3) -> None:
         super().__init__()
         self.enter = nn.Linear(fsq_dim, width)
-        self.listen = _ConvStack(width, depth)
+        self.listen = ConvStack(width, depth)
         self.leave = nn.Linear(width, _FRAMES_PER_TOKEN * (len(PHONES) + 2))
         self.tone = nn.Linear(width, _FRAMES_PER_TOKEN * NUM_TONES)
         self.speaker = nn.Embedding(num_speakers + 1, width)
-        self.draw = _ConvStack(width, depth)
+        self.draw = ConvStack(width, depth)
         self.mel = nn.Linear(width, _FRAMES_PER_TOKEN * _MEL_BINS)
 
     def forward(self, levels: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        x = self.listen(self.enter(levels))
+        x = self.listen(self.enter(levels))[-1]
         out = self.leave(x).unflatten(-1, (_FRAMES_PER_TOKEN, -1)).flatten(1, 2)  # (B, 2S, P + 2)
-        drawn = self.draw(x + self.speaker(speaker + 1)[:, None])
+        drawn = self.draw(x + self.speaker(speaker + 1)[:, None])[-1]
         mel = self.mel(drawn).unflatten(-1, (_FRAMES_PER_TOKEN, -1)).flatten(1, 2)
         tone = self.tone(x).unflatten(-1, (_FRAMES_PER_TOKEN, -1)).flatten(1, 2)
         return out[..., :-2], out[..., -2], out[..., -1], mel, tone
-
-
-class _ConvStack(nn.Module):
-    """Residual convolutions over time: a token is read among its neighbours. (B, S, width) -> (B, S, width)"""
-
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv1d(width, width, 5, padding=2) for _ in range(depth))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = x + F.gelu(conv(norm(x).transpose(1, 2))).transpose(1, 2)
-        return x
 
 
 def warp_whisper(mel: Tensor, generator: torch.Generator) -> Tensor:
