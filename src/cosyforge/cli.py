@@ -322,10 +322,14 @@ def pretrain(
     num_steps: Annotated[int | None, typer.Option(min=1, help="Steps of one stage instead of its plan's.")] = None,
     num_processes: Annotated[int, typer.Option(min=1, help="Processes for corpus, features and networks.")] = 2,
     num_threads: Annotated[int, typer.Option(min=1, help="Threads for training.")] = 2,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 …; default is a GPU where there is one.")
+    ] = None,
 ) -> None:
     """The built-in base model from nothing; stopped and started again it goes on."""
     import torch
 
+    from cosyforge.cosyvoice.devices import usable_device
     from cosyforge.training.pretrain.run import Workshop, run_all, run_stage
 
     torch.set_num_threads(num_threads)
@@ -336,6 +340,7 @@ def pretrain(
         on_log=typer.echo,
         quick=quick,
         extra_corpus=extra_corpus,
+        device=usable_device(device),
     )
     if stage == "all":
         if num_steps is not None:

@@ -76,7 +76,6 @@ def test_the_alignment_loss_is_zero_for_an_attention_that_looks_right() -> None:
 
 def test_single_sentences_and_pairs_can_be_learnt() -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     lm = SpeechLM(CONFIG)
     code = torch.randint(27, (24,))
     examples = [make_example(HELLO, code, TOKENIZER, seed) for seed in range(4)]

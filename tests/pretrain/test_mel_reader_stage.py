@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import torch
+from prepared_clips import three_sounds
 
-from cosyforge.dataset.synthetic import PHONES, Clip
-from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.mel_reader_stage import MelReader, MelReaderLoss, reading_distance
-
-NUM_SOUNDS = 3
-
-
-def _clip(number: int, *, is_labelled: bool = True) -> PreparedClip:
-    """Three sounds of twelve frames in an order of their own, each a hill at its own height of the mel."""
-    generator = torch.Generator().manual_seed(number)
-    order = torch.randperm(NUM_SOUNDS, generator=generator)
-    label = order.repeat_interleave(12)
-    height = 15.0 + 25.0 * label[:, None]
-    mel = -8.0 + 6.0 * torch.exp(-(((torch.arange(80) - height) / 8.0) ** 2))
-    phones = tuple((PHONES[int(sound)], 0.24 * (i + 1)) for i, sound in enumerate(order)) if is_labelled else ()
-    nothing = torch.zeros(0)
-    label = label if is_labelled else torch.full_like(label, -1)
-    return PreparedClip(
-        Clip("a", "somebody", 0, 11520, phones), mel.half(), nothing, nothing, nothing, label.to(torch.int16)
-    )
 
 
 def test_it_learns_to_tell_sounds_apart_and_leaves_unlabelled_clips_alone() -> None:
     torch.manual_seed(0)
     reader = MelReader(width=32, depth=2)
-    clips = [_clip(number, is_labelled=number % 4 != 0) for number in range(16)]
+    clips = [three_sounds(number, is_labelled=number % 4 != 0) for number in range(16)]
     judge = MelReaderLoss(reader, clips, frames_per_batch=200)
     assert len(judge.clips) == 12
     optimizer = torch.optim.Adam(reader.parameters(), lr=3e-3)
@@ -49,7 +31,7 @@ def test_it_learns_to_tell_sounds_apart_and_leaves_unlabelled_clips_alone() -> N
 def test_the_recording_itself_is_no_distance_away_and_a_blurred_one_is() -> None:
     torch.manual_seed(0)
     reader = MelReader(width=32, depth=2)
-    clips = [_clip(1), _clip(2)]
+    clips = [three_sounds(1), three_sounds(2)]
     mel = torch.stack([clip.mel.float().T for clip in clips])
     labels = [clip.label.long() for clip in clips]
     num_frames = torch.tensor([36, 30])
@@ -70,7 +52,7 @@ def test_the_recording_itself_is_no_distance_away_and_a_blurred_one_is() -> None
 def test_only_the_drawn_mel_is_told_to_change() -> None:
     torch.manual_seed(0)
     reader = MelReader(width=32, depth=2).eval().requires_grad_(False)
-    mel = torch.stack([_clip(3).mel.float().T])
+    mel = torch.stack([three_sounds(3).mel.float().T])
     drawn = (mel + 0.5).requires_grad_()
 
     phone, distance = reading_distance(reader, drawn, mel, torch.tensor([30]), [torch.full((36,), -1)])

@@ -57,8 +57,8 @@ def test_the_corpus_is_counted_by_language_and_kind_of_speaker(run: Path) -> Non
 
 
 def test_the_time_of_a_stage_that_was_stopped_counts_together(run: Path) -> None:
-    note_stage(run / "work", "lm", duration_s=30.0, num_steps=50, seed=7, num_parameters=2_800_000)
-    note_stage(run / "work", "lm", duration_s=12.0, num_steps=100, seed=7, num_parameters=2_800_000)
+    note_stage(run / "work", "lm", duration_s=30.0, num_steps=50, seed=7, num_parameters=2_800_000, device="cpu")
+    note_stage(run / "work", "lm", duration_s=12.0, num_steps=100, seed=7, num_parameters=2_800_000, device="cpu")
     write_report(run)
     (stage,) = json.loads((run / "report.json").read_text(encoding="utf-8"))["stages"]
     assert (stage["name"], stage["num_steps"], stage["duration_s"], stage["num_runs"], stage["seed"]) == (
@@ -92,7 +92,7 @@ class Reader(HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_nothing_else(run: Path) -> None:
-    note_stage(run / "work", "lm", duration_s=90.0, num_steps=100, seed=7, num_parameters=2_800_000)
+    note_stage(run / "work", "lm", duration_s=90.0, num_steps=100, seed=7, num_parameters=2_800_000, device="cpu")
     page = write_report(run, {"num_clips": 3}).read_text(encoding="utf-8")
     reader = Reader()
     reader.feed(page)

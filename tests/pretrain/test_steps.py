@@ -21,7 +21,7 @@ def build() -> tuple[nn.Module, object]:
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x = torch.randn(4, 3, generator=generator)
         return (network(x) - x.sum(1, keepdim=True)).square().mean(), {}
 
@@ -49,7 +49,7 @@ def build_stack() -> tuple[nn.Module, object]:
     torch.manual_seed(0)
     network = Stack()
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x = torch.randn(16, 3, generator=generator)
         return (network(x) - x.prod(1, keepdim=True)).square().mean(), {}
 
@@ -120,7 +120,7 @@ def test_the_averaged_weights_are_what_is_loaded(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     network, _ = build()
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         return network.weight.sum() * float("nan"), {}
 
     with pytest.raises(RuntimeError, match="at step 0"):

@@ -59,7 +59,6 @@ def test_the_two_writings_are_repeatable_and_aligned_nowhere() -> None:
 
 def test_unaligned_recordings_are_learnt_from_and_the_guided_head_gets_no_lesson() -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     config = LMConfig(
         text_vocab_size=TOKENIZER.vocab_size, hidden_size=32, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=16,
         intermediate_size=48, speech_token_size=27,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from cosyforge.training.events import TrainingEvent, TrainingStopped
 from cosyforge.training.finetune import FinetuneResult, finetune
 from cosyforge.training.hyper_parameters import HyperParameters
 from cosyforge.training.loop import never
+from cosyforge.training.lora import make_trainable
+from pretend_cuda import pretended_cuda
 
 HYPER = HyperParameters(
     lm_max_epoch=3, lm_step=1, lm_num=2, lm_batch_size=300, fm_max_epoch=2, fm_step=1, fm_num=2, fm_batch_size=400
@@ -293,6 +296,27 @@ def test_another_seed_gives_another_model(finished: Run, base_directory: Path, p
 
     ours, theirs = weights(tmp_path / "out"), weights(finished[2])
     assert any(not torch.equal(ours[key], theirs[key]) for key in ours if key.startswith("lm-"))
+
+
+@pytest.mark.parametrize("treatment", [{}, {"rank": 4, "whole_limit": 1000}], ids=["whole", "low-rank"])
+def test_on_a_gpu_a_stopped_job_goes_on_to_the_weights_of_the_processor(
+    base_directory: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, treatment: dict[str, int]
+) -> None:
+    monkeypatch.setattr("cosyforge.training.finetune.make_trainable", partial(make_trainable, **treatment))
+    expected, out, work = tmp_path / "expected", tmp_path / "out", tmp_path / "work"
+    finetune(package, base_directory, expected, HYPER, on_event=lambda event: None)
+    on_event, should_stop = stop_at("flow", 1)
+
+    with pretended_cuda():
+        with pytest.raises(TrainingStopped):
+            finetune(
+                package, base_directory, out, HYPER, on_event=on_event, should_stop=should_stop, work_directory=work
+            )
+        finetune(package, base_directory, out, HYPER, on_event=lambda event: None, work_directory=work)
+
+    ours, theirs = weights(out), weights(expected)
+    assert any(key.endswith("lora_A") for key in ours) == bool(treatment)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

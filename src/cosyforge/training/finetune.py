@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from cosyforge.cosyvoice.devices import usable_device
 from cosyforge.cosyvoice.manifest import file_digest, manifest_digest, read_manifest
 from cosyforge.cosyvoice.model import CosyVoice
 from cosyforge.cosyvoice.weights import load_model
@@ -169,8 +170,7 @@ def _log_resume(work: WorkDirectory, run: RunReporter) -> None:
 
 def _load(base_directory: Path, device: str | None) -> CosyVoice:
     networks = ("lm", "flow", "speech_tokenizer", "speaker_encoder")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return load_model(base_directory, device=device, networks=networks)
+    return load_model(base_directory, device=usable_device(device), networks=networks)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

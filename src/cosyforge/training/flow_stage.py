@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from cosyforge.cosyvoice.flow import Flow, FlowBatch
 from cosyforge.dataset.batches import plan_batches
+from cosyforge.training.batches import device_of, padded_rows
 from cosyforge.training.loop import Metrics, Objective, derived_seed
 from cosyforge.training.lora import Trainables
 
@@ -102,9 +102,7 @@ class FlowTask:
             self._batch(samples),
             streaming=streaming,
             generator=generator,
-            cond_len=torch.tensor(
-                [sample.num_prompt_frames for sample in samples], device=self.speaker_embedding.device
-            ),
+            cond_len=torch.tensor([sample.num_prompt_frames for sample in samples], device=device_of(self.flow)),
             prior_weight=self.prior_weight,
             prior_from_bin=self.prior_from_bin,
             t_power=self.t_power,
@@ -129,13 +127,14 @@ class FlowTask:
         return {"loss": total / count}
 
     def _batch(self, samples: Sequence[FlowSample]) -> FlowBatch:
-        device = self.flow.estimator.proj_out.weight.device
-        mel = pad_sequence([sample.mel.T for sample in samples], batch_first=True).transpose(1, 2)
+        device = device_of(self.flow)
+        token, token_len = padded_rows([sample.speech_token for sample in samples], device)
+        mel, mel_len = padded_rows([sample.mel.T for sample in samples], device)
         return FlowBatch(
-            token=pad_sequence([sample.speech_token for sample in samples], batch_first=True).to(device),
-            token_len=torch.tensor([len(sample.speech_token) for sample in samples], device=device),
-            mel=mel.to(device),
-            mel_len=torch.tensor([sample.mel.shape[1] for sample in samples], device=device),
+            token=token,
+            token_len=token_len,
+            mel=mel.transpose(1, 2),
+            mel_len=mel_len,
             speaker_embedding=self.speaker_embedding.to(device).expand(len(samples), -1),
         )
 

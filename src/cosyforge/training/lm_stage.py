@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from cosyforge.cosyvoice.lm import SpeechLM
 from cosyforge.dataset.batches import plan_batches
+from cosyforge.training.batches import padded_rows
 from cosyforge.training.loop import Metrics, Objective
 from cosyforge.training.lora import Trainables
 
@@ -103,9 +103,9 @@ class LMTask:
         self, samples: Sequence[LMSample], generator: torch.Generator, bistream_probability: float
     ) -> tuple[Tensor, Metrics]:
         device = self.lm.device
-        text, text_len = _padded([sample.text_token for sample in samples], device)
-        speech, speech_len = _padded([sample.speech_token for sample in samples], device)
-        instruct, instruct_len = _padded([self.instruct_token] * len(samples), device)
+        text, text_len = padded_rows([sample.text_token for sample in samples], device)
+        speech, speech_len = padded_rows([sample.speech_token for sample in samples], device)
+        instruct, instruct_len = padded_rows([self.instruct_token] * len(samples), device)
         bistream = self.lm.draw_bistream(text_len, speech_len, probability=bistream_probability, generator=generator)
         batch = self.lm.training_batch(text, text_len, speech, speech_len, instruct, instruct_len, bistream)
         result = self.lm.loss(batch)
@@ -128,9 +128,3 @@ class LMTask:
 
     def _num_positions(self, sample: LMSample) -> int:
         return len(self.instruct_token) + len(sample.text_token) + len(sample.speech_token) + _NUM_FRAME_POSITIONS
-
-
-def _padded(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Shapes: rows of (n,) -> (B, longest), (B,)"""
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return pad_sequence(list(rows), batch_first=True).to(device), lengths

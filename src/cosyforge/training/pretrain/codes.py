@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosyforge.cosyvoice.speech_tokenizer import SpeechTokenizer
+from cosyforge.training.batches import device_of, padded_rows
 from cosyforge.training.pretrain.corpus import PreparedClip
 
 _BATCH = 16
@@ -19,13 +20,14 @@ _BATCH = 16
 def encode_clips(tokenizer: SpeechTokenizer, clips: list[PreparedClip]) -> list[Tensor]:
     """Codes of each clip, int64 (S,), cut so that two mel frames exist for every code."""
     tokenizer.eval()
+    device = device_of(tokenizer)
     order = sorted(range(len(clips)), key=lambda i: len(clips[i].whisper))
     codes: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(clips)
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
         mels = [clips[i].whisper.float() for i in chosen]
-        mel = nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2)
-        code, code_len = tokenizer(mel, torch.tensor([len(m) for m in mels]))
+        mel, mel_len = padded_rows(mels, device)
+        code, code_len = (part.cpu() for part in tokenizer(mel.transpose(1, 2), mel_len))
         for row, index in enumerate(chosen):
             size = min(int(code_len[row]), len(clips[index].mel) // 2)
             codes[index] = code[row, :size].long().clone()

@@ -14,9 +14,10 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosyforge.cosyvoice.flow import Flow, FlowBatch
+from cosyforge.training.batches import device_of, mixed_precision, padded, padded_rows
 from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.mel_reader_stage import LIKENESS_WEIGHT, PHONE_WEIGHT, MelReader, reading_distance
 from cosyforge.training.pretrain.melody import relative_log_f0
@@ -66,14 +67,14 @@ class FlowLossFunction:
         for index, clip in enumerate(clips):
             self.by_speaker.setdefault(clip.clip.speaker, []).append(index)
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         chosen = self.sampler.draw(generator)
         rows = [[index] for index in chosen]
         if torch.rand(1, generator=generator).item() < PAIR_SHARE:
             rows = [[self._other(index, generator), index] for index in chosen[: max(1, len(chosen) // 2)]]
         batch, cond_len = self.batch(rows, generator)
         streaming = bool(torch.rand(1, generator=generator).item() < 0.5)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision(batch.mel.device):
             result = self.flow.loss(
                 batch,
                 streaming=streaming,
@@ -93,12 +94,12 @@ class FlowLossFunction:
         loss = result.loss + _MELODY_WEIGHT * melody + _VOICING_WEIGHT * voicing + _MOVEMENT_WEIGHT * movement
         loss = loss + PHONE_WEIGHT * phone + LIKENESS_WEIGHT * likeness
         return loss, {
-            "prior": float(result.prior_loss),
-            "melody": melody.item(),
-            "voicing": voicing.item(),
-            "movement": movement.item(),
-            "phone": phone.item(),
-            "likeness": likeness.item(),
+            "prior": result.prior_loss,
+            "melody": melody,
+            "voicing": voicing,
+            "movement": movement,
+            "phone": phone,
+            "likeness": likeness,
         }
 
     def _other(self, index: int, generator: torch.Generator) -> int:
@@ -122,16 +123,19 @@ class FlowLossFunction:
         ]
         tokens = [torch.cat([self.codes[i] for i in row]) for row in rows]
         mels = [torch.cat(self._cut(row, "mel")).float() for row in rows]
+        device = device_of(self.flow)
+        token, token_len = padded_rows(tokens, device)
+        mel, mel_len = padded_rows(mels, device)
         batch = FlowBatch(
-            token=nn.utils.rnn.pad_sequence(tokens, batch_first=True),
-            token_len=torch.tensor([len(token) for token in tokens]),
-            mel=nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2),
-            mel_len=torch.tensor([len(mel) for mel in mels]),
-            speaker_embedding=torch.stack(vectors),
+            token=token,
+            token_len=token_len,
+            mel=mel.transpose(1, 2),
+            mel_len=mel_len,
+            speaker_embedding=torch.stack(vectors).to(device),
         )
         if len(rows[0]) == 1:
             return batch, None
-        return batch, torch.tensor([2 * len(self.codes[row[0]]) for row in rows])
+        return batch, torch.tensor([2 * len(self.codes[row[0]]) for row in rows], device=device)
 
 
 def melody_distance(mu: Tensor, f0: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
@@ -140,17 +144,13 @@ def melody_distance(mu: Tensor, f0: list[list[Tensor]]) -> tuple[Tensor, Tensor]
     Shapes: mu (B, M, F), f0 per row its clips' pitch in Hz, each (F_i,) -> (), ()
     """
     melody = [torch.cat([relative_log_f0(clip[None])[0] for clip in row]) for row in f0]
-    wanted = nn.utils.rnn.pad_sequence(melody, batch_first=True)[:, : mu.shape[2]] * _MELODY_SCALE
-    pitch = nn.utils.rnn.pad_sequence([torch.cat(row) for row in f0], batch_first=True, padding_value=-1.0)[
-        :, : mu.shape[2]
-    ]
+    wanted = padded(melody, mu.device)[:, : mu.shape[2]] * _MELODY_SCALE
+    pitch = padded([torch.cat(row) for row in f0], mu.device, padding_value=-1.0)[:, : mu.shape[2]]
     is_voiced, is_real = pitch > 0, pitch >= 0
-    melody_error = (mu[:, _MELODY_BIN, : wanted.shape[1]] - wanted).abs()[is_voiced].sum() / is_voiced.sum().clamp(
-        min=1
-    )
+    melody_error = (mu[:, _MELODY_BIN, : wanted.shape[1]] - wanted).abs() * is_voiced
     sign = torch.where(is_voiced, _VOICING_SCALE, -_VOICING_SCALE)
-    voicing_error = (mu[:, _VOICING_BIN, : wanted.shape[1]] - sign).abs()[is_real].sum() / is_real.sum().clamp(min=1)
-    return melody_error, voicing_error
+    voicing_error = (mu[:, _VOICING_BIN, : wanted.shape[1]] - sign).abs() * is_real
+    return melody_error.sum() / is_voiced.sum().clamp(min=1), voicing_error.sum() / is_real.sum().clamp(min=1)
 
 
 def movement_distance(mu: Tensor, mel: Tensor, mel_len: Tensor) -> Tensor:

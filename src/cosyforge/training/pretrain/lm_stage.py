@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosyforge.cosyvoice.config import NANO
 from cosyforge.cosyvoice.lm import SpeechLM
@@ -25,6 +25,7 @@ from cosyforge.text.frontend import Frontend
 from cosyforge.text.lexicon import english_phones
 from cosyforge.text.mandarin import mandarin_tokens, pinyin_syllables
 from cosyforge.text.pronunciation import phone_tokens
+from cosyforge.training.batches import mixed_precision, padded, padded_rows
 from cosyforge.training.pretrain.sampler import LengthSampler
 from cosyforge.training.pretrain.unlabelled import unaligned_writings
 
@@ -296,7 +297,7 @@ class LMLossFunction:
             if not example.instruction:
                 self.by_speaker.setdefault(example.speaker, []).append(index)
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         chosen = self.sampler.draw(generator)
         if torch.rand(1, generator=generator).item() < _PAIR_SHARE:
             samples = [self._pair(i, generator) for i in chosen[: max(1, len(chosen) // 2)]]
@@ -307,21 +308,21 @@ class LMLossFunction:
 
     def score(
         self, samples: list[tuple[Tensor, Tensor, Tensor]], prefixes: list[Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and figures of (text token, aligned text index, code) samples and what stands before each, (I,)."""
-        text, aligned, code = (nn.utils.rnn.pad_sequence(list(p), batch_first=True) for p in zip(*samples, strict=True))
-        text_len = torch.tensor([len(t) for t, _, _ in samples])
-        code_len = torch.tensor([len(c) for _, _, c in samples])
+        device = self.lm.device
+        texts, alignments, codes = zip(*samples, strict=True)
+        (text, text_len), (code, code_len) = padded_rows(texts, device), padded_rows(codes, device)
+        aligned = padded(alignments, device)
         bistream = self.lm.draw_bistream(text_len, code_len, probability=_BISTREAM_SHARE, generator=generator)
-        instruct = nn.utils.rnn.pad_sequence(prefixes, batch_first=True)
-        instruct_len = torch.tensor([len(prefix) for prefix in prefixes])
+        instruct, instruct_len = padded_rows(prefixes, device)
         batch = self.lm.training_batch(text, text_len, code, code_len, instruct, instruct_len, bistream)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision(device):
             result = self.lm.loss(batch, attention_head=ALIGNMENT_HEAD)
         assert result.attention is not None
         guide = alignment_loss(result.attention.float(), batch.text_index, batch.speech_index, aligned, code_len)
         loss = result.loss + _ALIGNMENT_WEIGHT * guide
-        return loss, {"lm": result.loss.item(), "accuracy": result.accuracy.item(), "guide": guide.item()}
+        return loss, {"lm": result.loss, "accuracy": result.accuracy, "guide": guide}
 
     def _single(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         example = self.examples[index]
@@ -360,8 +361,8 @@ def alignment_loss(
     asks = (speech_index >= 0) & (upcoming < code_len[:, None]) & (wanted_text >= 0)
     # where in the sequence each text token stands; one spare column takes what is no text
     spare = int(text_index.max()) + 1
-    column = torch.full((text_index.shape[0], spare + 1), -1)
-    source = torch.arange(num_positions).expand_as(text_index)
+    column = torch.full((text_index.shape[0], spare + 1), -1, device=text_index.device)
+    source = torch.arange(num_positions, device=text_index.device).expand_as(text_index)
     column.scatter_(1, torch.where(text_index >= 0, text_index, torch.full_like(text_index, spare)), source)
     column[:, spare] = -1
     wanted = column.gather(1, wanted_text.clamp(0, spare))

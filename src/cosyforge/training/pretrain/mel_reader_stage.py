@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosyforge.dataset.synthetic import PHONES
+from cosyforge.training.batches import device_of, mixed_precision, padded
 from cosyforge.training.pretrain.conv_stack import ConvStack
 from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.sampler import LengthSampler
@@ -54,18 +55,17 @@ class MelReaderLoss:
         self.clips = [clip for clip in clips if clip.is_labelled]
         self.sampler = LengthSampler([len(clip.mel) for clip in self.clips], frames_per_batch)
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         clips = [self.clips[i] for i in self.sampler.draw(generator)]
-        mel = nn.utils.rnn.pad_sequence([_disguised(clip.mel.float(), generator) for clip in clips], batch_first=True)
-        label = nn.utils.rnn.pad_sequence(
-            [clip.label.long() for clip in clips], batch_first=True, padding_value=_UNKNOWN
-        )
-        with torch.autocast("cpu", torch.bfloat16):
+        device = device_of(self.reader)
+        mel = padded([_disguised(clip.mel.float(), generator) for clip in clips], device)
+        label = padded([clip.label.long() for clip in clips], device, _UNKNOWN)
+        with mixed_precision(device):
             scores, _ = self.reader(mel.transpose(1, 2))
         known = label != _UNKNOWN
         loss = F.cross_entropy(scores.float().flatten(0, 1), label.flatten(), ignore_index=_UNKNOWN)
-        correct = (scores.argmax(-1) == label)[known].float().mean()
-        return loss, {"correct": correct.item()}
+        correct = ((scores.argmax(-1) == label) & known).sum() / known.sum()
+        return loss, {"correct": correct}
 
 
 def _disguised(mel: Tensor, generator: torch.Generator) -> Tensor:
@@ -90,7 +90,7 @@ def reading_distance(
     is_real = (torch.arange(count, device=mel.device) < num_frames[:, None])[..., None]  # (B, F, 1)
     # behind the end of a row both are silent, whatever was drawn
     silenced = is_real.transpose(1, 2)
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision(mel.device):
         with torch.no_grad():
             _, wanted = reader(mel * silenced)
         scores, found = reader(drawn * silenced)
@@ -98,7 +98,7 @@ def reading_distance(
     for layer, goal in zip(found, wanted, strict=True):
         spread = ((goal.float() - goal.float().mean()).abs() * is_real).sum()
         distance = distance + ((layer.float() - goal.float()).abs() * is_real).sum() / spread
-    label = nn.utils.rnn.pad_sequence(list(labels), batch_first=True, padding_value=_UNKNOWN)[:, :count]
+    label = padded(labels, mel.device, _UNKNOWN)[:, :count]
     label = F.pad(label, (0, count - label.shape[1]), value=_UNKNOWN)
     label = torch.where(is_real[..., 0], label, _UNKNOWN)
     num_known = (label != _UNKNOWN).sum().clamp(min=1)

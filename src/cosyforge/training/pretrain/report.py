@@ -38,7 +38,7 @@ _PACKAGES = (
     "pocketsphinx",
 )
 _ENGINES = (("flite", ("flite", "--version")), ("espeak-ng", ("espeak-ng", "--version")))
-_STAGE_TITLES = ("stage", "#steps", "#million parameters", "#minutes", "#runs", "#seed", "final figures")
+_STAGE_TITLES = ("stage", "#steps", "#million parameters", "#minutes", "#runs", "#seed", "device", "final figures")
 _WIDTH, _HEIGHT, _EDGE = 300, 120, 6
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1f24; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
@@ -51,10 +51,12 @@ svg { background: #f4f6f8; display: block } polyline { fill: none; stroke: #1a6f
 """
 
 
-def note_stage(work: Path, stage: str, *, duration_s: float, num_steps: int, seed: int, num_parameters: int) -> None:
+def note_stage(
+    work: Path, stage: str, *, duration_s: float, num_steps: int, seed: int, num_parameters: int, device: str
+) -> None:
     """Keep what the curve of a stage does not tell; the time of a run that goes on is added to the time before.
 
-    work: the folder of the curves; num_steps: the step that the stage has reached
+    work: the folder of the curves; num_steps: the step that the stage has reached; device: of the last run
     """
     path = work / f"{stage}.facts.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"duration_s": 0.0, "num_runs": 0}
@@ -64,6 +66,7 @@ def note_stage(work: Path, stage: str, *, duration_s: float, num_steps: int, see
         "num_steps": num_steps,
         "seed": seed,
         "num_parameters": num_parameters,
+        "device": device,
     }
     with replacing(path) as partial:
         partial.write_text(json.dumps(facts) + "\n", encoding="utf-8")
@@ -228,6 +231,7 @@ def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:
         "unknown" if duration_s is None else f"{duration_s / 60:.1f}",
         str(stage.get("num_runs", "unknown")),
         str(stage.get("seed", "unknown")),
+        str(stage.get("device", "unknown")),
         ", ".join(f"{name} {value:.4g}" for name, value in stage["figures"].items()),
     )
 

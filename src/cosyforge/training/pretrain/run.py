@@ -101,6 +101,7 @@ class Workshop:
 
     num_clips: size of the corpus (20,000 clips are about seventeen hours of speech), None for the recipe's
     quick: the short recipe; extra_corpus: a folder or zip of recordings that are mixed in
+    device: where networks are trained; a run that was begun on one goes on on another
     """
 
     directory: Path
@@ -110,6 +111,7 @@ class Workshop:
     on_log: Callable[[str], None] = print
     quick: bool = False
     extra_corpus: Path | None = None
+    device: str = "cpu"
 
     def plan(self, stage: str) -> StepPlan:
         return (QUICK_PLANS if self.quick else PLANS)[stage]
@@ -151,11 +153,11 @@ class Workshop:
     def mel_reader(self) -> MelReader:
         network = MelReader()
         load_averaged(self.checkpoint("mel_reader"), {"mel_reader": network})
-        return network
+        return network.eval()
 
     def codes(self, clips: list[PreparedClip]) -> list[Tensor]:
         path = self.directory / "work" / "codes.safetensors"
-        return load_or_encode(path, lambda: self.speech_tokenizer(clips), clips)
+        return load_or_encode(path, lambda: self.speech_tokenizer(clips).to(self.device), clips)
 
     def speaker_encoder(self, clips: list[PreparedClip]) -> SpeakerEncoder:
         network = SpeakerEncoder(_config("speaker_encoder"))
@@ -167,7 +169,8 @@ class Workshop:
         """The speaker vector of every clip (num_clips, 192), kept on disk."""
         path = self.directory / "work" / "vectors.safetensors"
         if not path.exists():
-            save_file({"vectors": embed_clips(self.speaker_encoder(clips), clips)}, path.with_suffix(".part"))
+            vectors = embed_clips(self.speaker_encoder(clips).to(self.device), clips)
+            save_file({"vectors": vectors}, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
         return load_file(path)["vectors"]
 
@@ -254,6 +257,8 @@ def _train(workshop: Workshop, stage: str, plan: StepPlan) -> None:
         "lm": _build_lm,
     }
     modules, loss_function = builders[stage](workshop)
+    for module in modules.values():
+        module.to(workshop.device)
     num_parameters = sum(p.numel() for p in modules[next(iter(modules))].parameters())
     workshop.on_log(f"{stage}: {num_parameters / 1e6:.2f} million parameters, {plan.num_steps} steps")
     began = time.monotonic()
@@ -267,6 +272,7 @@ def _train(workshop: Workshop, stage: str, plan: StepPlan) -> None:
         num_steps=plan.num_steps,
         seed=plan.seed,
         num_parameters=num_parameters,
+        device=workshop.device,
     )
 
 
@@ -336,7 +342,7 @@ def _build_vocoder(workshop: Workshop):  # type: ignore[no-untyped-def]
     rows = workshop.training_rows(clips)
     read = _reader(workshop, [clip.clip for clip in clips])
     return {"hift": network}, VocoderLoss(
-        network, [clips[i] for i in rows], lambda index: read(rows[index]), workshop.mel_reader()
+        network, [clips[i] for i in rows], lambda index: read(rows[index]), workshop.mel_reader().to(workshop.device)
     )
 
 
@@ -346,7 +352,11 @@ def _build_flow(workshop: Workshop):  # type: ignore[no-untyped-def]
     rows = workshop.training_rows(clips)
     codes, vectors = workshop.codes(clips), workshop.vectors(clips)
     return {"flow": network}, FlowLossFunction(
-        network, [clips[i] for i in rows], [codes[i] for i in rows], vectors[rows], workshop.mel_reader()
+        network,
+        [clips[i] for i in rows],
+        [codes[i] for i in rows],
+        vectors[rows],
+        workshop.mel_reader().to(workshop.device),
     )
 
 

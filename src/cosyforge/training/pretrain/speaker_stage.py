@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosyforge.cosyvoice.speaker_encoder import SpeakerEncoder
+from cosyforge.training.batches import device_of, mixed_precision
 from cosyforge.training.pretrain.corpus import PreparedClip
 
 _CROP_FRAMES = 180
@@ -34,15 +35,17 @@ class SpeakerLoss:
         self.by_speaker = clips_by_speaker(clips)
         self.names = sorted(self.by_speaker)
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         label = torch.randint(len(self.names), (_BATCH,), generator=generator)
         crops = [self._crop(self.names[i], generator) for i in label.tolist()]
-        with torch.autocast("cpu", torch.bfloat16):
-            embedding = self.encoder(torch.stack(crops))
+        device = device_of(self.encoder)
+        label = label.to(device)
+        with mixed_precision(device):
+            embedding = self.encoder(torch.stack(crops).to(device))
         cosine = self.head(embedding.float())
         margin = _MARGIN * F.one_hot(label, len(self.names))
         loss = F.cross_entropy(_SCALE * (cosine - margin), label)
-        return loss, {"correct": (cosine.argmax(1) == label).float().mean().item()}
+        return loss, {"correct": (cosine.argmax(1) == label).float().mean()}
 
     def _crop(self, name: str, generator: torch.Generator) -> Tensor:
         clips = self.by_speaker[name]
@@ -63,6 +66,7 @@ def clips_by_speaker(clips: list[PreparedClip]) -> dict[str, list[PreparedClip]]
 
 @torch.no_grad()
 def embed_clips(encoder: SpeakerEncoder, clips: list[PreparedClip]) -> Tensor:
-    """One L2-normalised vector per clip, (num_clips, 192)."""
+    """One L2-normalised vector per clip, (num_clips, 192), whatever the device of the encoder in main memory."""
     encoder.eval()
-    return torch.cat([F.normalize(encoder(clip.fbank.float()[None])) for clip in clips])
+    device = device_of(encoder)
+    return torch.cat([F.normalize(encoder(clip.fbank.float()[None].to(device))) for clip in clips]).cpu()

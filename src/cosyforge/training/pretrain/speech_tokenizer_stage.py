@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cosyforge.cosyvoice.speech_tokenizer import SpeechTokenizer
 from cosyforge.dataset.synthetic import PHONES, Clip
+from cosyforge.training.batches import device_of, mixed_precision, padded_rows
 from cosyforge.training.pretrain.conv_stack import ConvStack
 from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.melody import relative_log_f0
@@ -99,20 +100,21 @@ class SpeechTokenizerLoss:
         self.speaker_index = {name: index for index, name in enumerate(sorted({c.clip.speaker for c in clips}))}
         self.sampler = LengthSampler([len(clip.mel) for clip in self.clips], frames_per_batch)
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         clips = [self.clips[i] for i in self.sampler.draw(generator)]
         return self.score(clips, [warp_whisper(clip.whisper.float(), generator) for clip in clips])
 
-    def score(self, clips: list[PreparedClip], mels: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def score(self, clips: list[PreparedClip], mels: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and figures for clips whose (warped) whisper mels are given, each (T, 128)."""
-        mel = nn.utils.rnn.pad_sequence(mels, batch_first=True).transpose(1, 2)
-        mel_len = torch.tensor([len(m) for m in mels])
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden, _ = self.tokenizer.encode_hidden(mel, mel_len)
+        device = device_of(self.tokenizer)
+        mel, mel_len = padded_rows(mels, device)
+        with mixed_precision(device):
+            hidden, _ = self.tokenizer.encode_hidden(mel.transpose(1, 2), mel_len)
         levels = self.tokenizer.quantize_ste(hidden.float())
-        speaker = torch.tensor([self.speaker_index.get(clip.clip.speaker, -1) for clip in clips])
+        names = [clip.clip.speaker for clip in clips]
+        speaker = torch.tensor([self.speaker_index.get(name, -1) for name in names], device=device)
         phone, melody, voicing, drawn, tone = self.reader(levels, speaker)
-        label, f0, is_real = _targets(clips, phone.shape[1])
+        label, f0, is_real = (part.to(device) for part in _targets(clips, phone.shape[1]))
         known = label >= 0
         num_known = known.sum().clamp(min=1)
         phone_loss = F.cross_entropy(phone[known], label[known], reduction="sum") / num_known
@@ -120,11 +122,9 @@ class SpeechTokenizerLoss:
         melody_loss = (melody - relative_log_f0(f0)).abs()[is_voiced].sum() / is_voiced.sum().clamp(min=1)
         voicing_loss = F.binary_cross_entropy_with_logits(voicing[is_real], is_voiced[is_real].float())
         correct = (phone.argmax(-1) == label)[known].sum() / num_known
-        mel_loss, movement_loss = mel_distance([clip.mel.float() for clip in clips], drawn)
+        mel_loss, movement_loss = mel_distance([clip.mel.float().to(device) for clip in clips], drawn)
         # the engines' voices differ in how far their pitch moves: a tone must be told whatever the range
-        wanted_tone = nn.utils.rnn.pad_sequence(
-            [tone_labels(clip.clip, tone.shape[1]) for clip in clips], batch_first=True, padding_value=-1
-        )
+        wanted_tone = torch.stack([tone_labels(clip.clip, tone.shape[1]) for clip in clips]).to(device)
         num_toned = (wanted_tone >= 0).sum().clamp(min=1)
         tone_loss = (
             F.cross_entropy(tone.flatten(0, 1), wanted_tone.flatten(), ignore_index=-1, reduction="sum") / num_toned
@@ -133,12 +133,12 @@ class SpeechTokenizerLoss:
         loss = phone_loss + _MELODY_WEIGHT * melody_loss + _VOICING_WEIGHT * voicing_loss + _MEL_WEIGHT * mel_loss
         loss = loss + _TONE_WEIGHT * tone_loss + _MOVEMENT_WEIGHT * movement_loss
         return loss, {
-            "phone": phone_loss.item(),
-            "correct": correct.item(),
-            "melody": melody_loss.item(),
-            "mel": mel_loss.item(),
-            "movement": movement_loss.item(),
-            "tone": tone_correct.item(),
+            "phone": phone_loss,
+            "correct": correct,
+            "melody": melody_loss,
+            "mel": mel_loss,
+            "movement": movement_loss,
+            "tone": tone_correct,
         }
 
 

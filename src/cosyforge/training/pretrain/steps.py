@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from cosyforge.training.pretrain.optimizers import Optimizers
 
-LossFunction = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
+LossFunction = Callable[[int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+"""(step, generator) -> what to descend, and figures for the curve. Figures are tensors: a number would have to be waited for."""
 
 
 @dataclass(frozen=True)
@@ -85,24 +86,28 @@ def run_steps(
     start = _restore(checkpoint, modules, optimizers, average, report)
     began = time.monotonic()
     sums: dict[str, float] = {}
+    num_summed = 0
     for step in range(start, plan.num_steps):
-        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        seed = plan.seed * 1_000_003 + step
+        generator = torch.Generator().manual_seed(seed)
+        # what a network itself draws (the noise of the vocoder's source)
+        torch.manual_seed(seed)
         optimizers.zero_grad()
         loss, metrics = loss_function(step, generator)
-        if not torch.isfinite(loss):
-            raise RuntimeError(f"{checkpoint.stem}: the loss is {loss.item()} at step {step}; lower the learning rate")
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, plan.clip_norm, foreach=True)
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"{checkpoint.stem}: the loss is {loss.item()} at step {step}; lower the learning rate")
         optimizers.step(rate_share_at(plan, step))
         _update_average(average, parameters, plan.ema_decay, step)
-        for name, value in {"loss": float(loss.detach()), **metrics}.items():
-            sums[name] = sums.get(name, 0.0) + value
+        for name, value in {"loss": loss, **metrics}.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
+        num_summed += 1
         done = step + 1
         if done % plan.log_every == 0 or done == plan.num_steps:
-            count = (done - 1) % plan.log_every + 1
-            row = {"step": float(done), **{name: value / count for name, value in sums.items()}}
+            row = {"step": float(done), **{name: value / num_summed for name, value in sums.items()}}
             report.rows.append(row)
-            sums = {}
+            sums, num_summed = {}, 0
             pace = (time.monotonic() - began) / max(1, done - start)
             figures = " ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "step")
             on_log(f"{checkpoint.stem} {done}/{plan.num_steps} {figures} ({pace:.2f} s/step)")
@@ -154,7 +159,7 @@ def _restore(
 ) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     try:
         optimizers.restore(state["optimizers"])
     except (KeyError, ValueError) as e:
@@ -174,7 +179,7 @@ def load_averaged(path: Path, modules: Mapping[str, nn.Module]) -> int:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: run that stage first")
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     for name, module in modules.items():
         module.load_state_dict(state["modules"][name])
     if state["average"]:

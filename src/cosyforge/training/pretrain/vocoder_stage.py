@@ -20,6 +20,7 @@ from cosyforge.audio.mel import mel_spectrogram
 from cosyforge.audio.resample import resample
 from cosyforge.cosyvoice.hift import HiFT
 from cosyforge.dataset.synthetic import SAMPLE_RATE_HZ
+from cosyforge.training.batches import device_of, mixed_precision
 from cosyforge.training.pretrain.corpus import PreparedClip
 from cosyforge.training.pretrain.mel_reader_stage import LIKENESS_WEIGHT, PHONE_WEIGHT, MelReader, reading_distance
 
@@ -50,10 +51,11 @@ class VocoderLoss:
         self.hift, self.clips, self.read_samples, self.batch_size = hift, clips, read_samples, batch_size
         self.long_enough = [i for i, clip in enumerate(clips) if len(clip.mel) > _CROP_FRAMES + 2]
 
-    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def __call__(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         crops = [self._crop(generator) for _ in range(self.batch_size)]
-        mel, wav, f0, label = (torch.stack(parts) for parts in zip(*crops, strict=True))
-        with torch.autocast("cpu", torch.bfloat16):
+        device = device_of(self.hift)
+        mel, wav, f0, label = (torch.stack(parts).to(device) for parts in zip(*crops, strict=True))
+        with mixed_precision(device):
             made = self.hift(mel, f0=f0).float()
         end = (_CROP_FRAMES - _EDGE_FRAMES) * _HOP
         made, wav = made[:, :end], wav[:, :end]
@@ -61,16 +63,16 @@ class VocoderLoss:
         made_mel, wanted_mel = mel_spectrogram(made), mel_spectrogram(wav)
         mel_distance = (made_mel - wanted_mel).abs().mean()
         pitch_distance = self._pitch_distance(mel, f0)
-        num_frames = torch.full((len(made),), made_mel.shape[2])
+        num_frames = torch.full((len(made),), made_mel.shape[2], device=device)
         phone, likeness = reading_distance(self.reader, made_mel, wanted_mel, num_frames, list(label))
         loss = spectral + _MEL_WEIGHT * mel_distance + _PITCH_WEIGHT * pitch_distance
         loss = loss + PHONE_WEIGHT * phone + LIKENESS_WEIGHT * likeness
         return loss, {
-            "spectral": spectral.item(),
-            "mel": mel_distance.item(),
-            "pitch": pitch_distance.item(),
-            "phone": phone.item(),
-            "likeness": likeness.item(),
+            "spectral": spectral,
+            "mel": mel_distance,
+            "pitch": pitch_distance,
+            "phone": phone,
+            "likeness": likeness,
         }
 
     def _crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -102,7 +104,7 @@ def spectral_distance(made: Tensor, wanted: Tensor) -> Tensor:
     """Mean over resolutions of log-magnitude L1 and spectral convergence. Shapes: (B, L), (B, L) -> ()."""
     total = made.new_zeros(())
     for size, hop in _RESOLUTIONS:
-        window = torch.hann_window(size)
+        window = torch.hann_window(size, device=made.device)
         first = _magnitude(made, size, hop, window)
         second = _magnitude(wanted, size, hop, window)
         total = total + (first.log() - second.log()).abs().mean()
