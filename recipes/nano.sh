@@ -6,6 +6,7 @@
 # Options are those of `cosyforge pretrain`:
 #   --quick               a small corpus and few steps: a quarter of an hour on two cores, to see that everything works
 #   --extra-corpus DIR    recordings of your own beside the synthetic ones (docs/pretraining.md)
+#   --device cpu          where to train; default is a GPU where torch finds one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=build/nano-work

@@ -12,6 +12,7 @@ import torch
 from cosyforge.cosyvoice.candidates import Candidates
 from cosyforge.cosyvoice.manifest import builtin_model_directory
 from cosyforge.cosyvoice.weights import load_model
+from cosyforge.errors import InvalidParameter
 from cosyforge.synthesis.engine import Engine
 from cosyforge.synthesis.request import SynthesisRequest
 from pretend_cuda import pretended_cuda
@@ -78,3 +79,9 @@ def test_rows_that_are_held_to_their_place() -> None:
         ours = drawn("cuda")
 
     assert ours == drawn("cpu")
+
+
+def test_a_device_that_is_not_there_is_refused(model_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InvalidParameter, match="this machine has no device 'cuda'"):
+        Engine(model_directory, device="cuda")

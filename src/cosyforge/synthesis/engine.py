@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from cosyforge.audio.encode import FORMATS, MAX_OPUS_KBPS, MIN_OPUS_KBPS, SAMPLE_RATES_HZ
+from cosyforge.cosyvoice.devices import usable_device
 from cosyforge.cosyvoice.manifest import VoiceEntry
 from cosyforge.cosyvoice.packed import pack
 from cosyforge.cosyvoice.text_tokenizer import END_OF_PROMPT
@@ -61,12 +62,15 @@ class Engine:
         """Load a model, whole or tuned.
 
         num_threads: how many threads torch may use in this process; None leaves it as it is
-        Raises: InvalidParameter when the model cannot be loaded
+        Raises: InvalidParameter when the model cannot be loaded or there is no such device
         """
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._model = load_model(
-            model_directory, base_directory=base_directory, device=device, networks=("lm", "flow", "hift")
+            model_directory,
+            base_directory=base_directory,
+            device=usable_device(device),
+            networks=("lm", "flow", "hift"),
         )
         self._model.hift.fuse()
         pack(self._model.lm)
