@@ -15,15 +15,19 @@ from cosyforge.training.pretrain.mel_reader_stage import MelReader
 NUM_CLIPS = 8
 
 
-@pytest.fixture
-def judge() -> FlowLossFunction:
+def make_judge(*, coloured: bool) -> FlowLossFunction:
     """Eight clips of two speakers in turn; a code of a clip is the sound of its two frames."""
     torch.manual_seed(0)
     clips = [three_sounds(number, speaker=f"speaker {number % 2}") for number in range(NUM_CLIPS)]
     codes = [clip.label[::2].long() for clip in clips]
     vectors = F.normalize(torch.randn(NUM_CLIPS, TINY.flow.speaker_dim))
     reader = MelReader(width=32, depth=2)
-    return FlowLossFunction(Flow(TINY.flow), clips, codes, vectors, reader, frames_per_batch=150)
+    return FlowLossFunction(Flow(TINY.flow), clips, codes, vectors, reader, frames_per_batch=150, coloured=coloured)
+
+
+@pytest.fixture
+def judge() -> FlowLossFunction:
+    return make_judge(coloured=False)
 
 
 def test_its_loss_teaches_to_draw(judge: FlowLossFunction) -> None:
@@ -52,6 +56,26 @@ def test_the_first_clip_of_a_pair_is_given_with_all_that_is_known_of_it(judge: F
     assert batch.mel_len.tolist() == [2 * num_frames, 2 * num_frames]
     assert batch.token[1].tolist() == [*judge.codes[1].tolist(), *judge.codes[3].tolist()]
     assert torch.equal(batch.mel[1], torch.cat([judge.clips[1].mel, judge.clips[3].mel]).float().T)
+
+
+def test_a_pair_sounds_through_one_microphone_that_its_vector_does_not_tell() -> None:
+    plain, coloured = make_judge(coloured=False), make_judge(coloured=True)
+    num_coloured = 0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        batch, _ = coloured.batch([[0, 2]], generator)
+        expected, _ = plain.batch([[0, 2]], torch.Generator().manual_seed(seed))
+        curve = batch.mel[0] - expected.mel[0]
+        # the same over all frames of both clips
+        torch.testing.assert_close(curve, curve[:, :1].expand_as(curve), rtol=0, atol=1e-4)
+        assert torch.equal(batch.speaker_embedding, expected.speaker_embedding)
+        assert torch.equal(batch.token, expected.token)
+        num_coloured += bool(curve.abs().max() > 0.01)
+        assert curve.abs().max() < 6.0
+    assert 18 <= num_coloured <= 38
+    # a clip alone is as it was recorded
+    batch, _ = coloured.batch([[5]], torch.Generator().manual_seed(0))
+    assert torch.equal(batch.mel[0], coloured.clips[5].mel.float().T)
 
 
 def test_a_clip_has_its_own_vector_or_its_speakers_mean(judge: FlowLossFunction) -> None:

@@ -18,6 +18,7 @@ from cosyforge.dataset.synthetic import PHONES
 from cosyforge.training.batches import device_of, mixed_precision, padded
 from cosyforge.training.pretrain.conv_stack import ConvStack
 from cosyforge.training.pretrain.corpus import PreparedClip
+from cosyforge.training.pretrain.disguises import smooth_curve
 from cosyforge.training.pretrain.sampler import LengthSampler
 
 _MEL_BINS = 80
@@ -71,9 +72,7 @@ class MelReaderLoss:
 def _disguised(mel: Tensor, generator: torch.Generator) -> Tensor:
     """The log mel (F, 80) of the same words at another level, with a smooth curve of up to some 8 dB over it and some noise."""
     level, noise = torch.rand(2, generator=generator).tolist()
-    order = torch.arange(1, 6)[:, None]
-    waves = torch.cos(torch.pi * order * (torch.arange(_MEL_BINS) + 0.5) / _MEL_BINS)
-    curve = ((torch.randn(5, generator=generator) * 0.5 / order[:, 0].sqrt())[:, None] * waves).sum(0)
+    curve = smooth_curve(_MEL_BINS, 5, 0.5, generator)
     disguised: Tensor = mel + 2.0 * (level - 0.5) + curve + 0.5 * noise * torch.randn(mel.shape, generator=generator)
     return disguised
 

@@ -319,8 +319,9 @@ def _build_speech_tokenizer(workshop: Workshop):  # type: ignore[no-untyped-def]
     network = SpeechTokenizer(_config("speech_tokenizer"))
     clips = workshop.clips()
     reader = TokenReader(network.config.fsq_dim, num_speakers(clips))
+    # a quarter of an hour is too short to learn what others have in common
     return {"speech_tokenizer": network, "reader": reader}, SpeechTokenizerLoss(
-        network, reader, workshop.training_clips(clips)
+        network, reader, workshop.training_clips(clips), heard_twice=not workshop.quick
     )
 
 
@@ -357,6 +358,7 @@ def _build_flow(workshop: Workshop):  # type: ignore[no-untyped-def]
         [codes[i] for i in rows],
         vectors[rows],
         workshop.mel_reader().to(workshop.device),
+        coloured=not workshop.quick,
     )
 
 
