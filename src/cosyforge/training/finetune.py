@@ -87,8 +87,8 @@ def finetune(
     device: a torch device; None takes a CUDA device when there is one
     validation_package: clips that judge every epoch and are not trained on; None sets some of the package's aside
     checkpoint_interval_s: so often the state to resume from is written
-    Raises: InvalidDataset carrying the report; InvalidParameter for a base that is itself tuned; TrainingStopped soon
-        after should_stop says so; Internal when training diverges; OutOfSpace
+    Raises: InvalidDataset carrying the report; InvalidParameter for a base that is itself tuned or a device that is not
+        there; TrainingStopped soon after should_stop says so; Internal when training diverges; OutOfSpace
     """
     run = RunReporter(on_event, should_stop)
     if read_manifest(base_directory).base is not None:
