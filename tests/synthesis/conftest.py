@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from cosyforge.cosyvoice.model import CosyVoice, Voice
 from cosyforge.cosyvoice.text_tokenizer import TextTokenizer
 from cosyforge.cosyvoice.weights import build_network, save_model, voice_entries, write_voices
 from cosyforge.synthesis.engine import Engine
+from one_thread import one_thread  # noqa: F401 a fixture
 
 TINY = ModelConfig(
     lm=LMConfig(
@@ -46,14 +46,6 @@ def _tiny_model() -> CosyVoice:
         config=TINY,
         frontend=FrontendEntry(("en",), "phones", "Speak.<|endofprompt|>"),
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
